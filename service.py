@@ -1,0 +1,96 @@
+"""The BentoML service: an image in, its label and probabilities out.
+
+    bentoml serve ant_or_bee_classifier:latest
+    curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --data-binary @image.jpg
+
+`python saveToBento.py` packs it together with the model. It must never import torch: the image that
+is deployed has no torch in it.
+"""
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Before BentoML is imported: it reports every start of a server to its makers unless told not to.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+import bentoml
+import numpy as np
+from bentoml.models import BentoModel
+from PIL.Image import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from simplestack import StackError, images, settings
+from simplestack.gate import Gate, error_response
+from simplestack.inference import OnnxModel, softmax
+
+PORT = 5000
+PAGE = Path(images.__file__).parent / "web" / "index.html"
+MODEL = BentoModel("ant_or_bee_resnet18:latest")
+
+
+@bentoml.service(name="ant_or_bee_classifier", http={"port": PORT})
+class AntOrBeeClassifier:
+    """Tells what is on a photo, by a fine-tuned ResNet-18."""
+
+    stored = MODEL  # as an attribute, so that BentoML packs it
+
+    def __init__(self) -> None:
+        """Load the model, and use it once, so that the first request isn't a slow one."""
+        self.classes: list[str] = about()["classes"]
+        self.model = OnnxModel(self.stored.path_of("model.onnx"))
+        self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
+
+    @bentoml.api
+    def predict(self, image: Image, /, ctx: bentoml.Context) -> dict[str, Any]:
+        """Name the label of an image, and the probability of every label.
+
+        With `?explain=1` also the class activation map of the label, 7×7 over the middle square
+        of the picture: how much every place spoke for it. Its mean is the logit.
+        """
+        try:
+            photo = images.to_array(image)
+        except StackError as error:
+            return error_response(error)  # type: ignore[return-value]  # BentoML sends it as it is
+        logits, maps = self.model(photo[None])
+        probabilities = softmax(logits[0])
+        best = int(probabilities.argmax())
+        answer: dict[str, Any] = {
+            "label": self.classes[best],
+            "confidence": float(probabilities[best]),
+            "probabilities": dict(zip(self.classes, probabilities.tolist(), strict=True)),
+        }
+        if ctx.request.query_params.get("explain", "0") not in {"", "0", "false"}:
+            answer["map"] = maps[0, best].tolist()
+        return answer
+
+
+@cache
+def about() -> dict[str, Any]:
+    """Give what packing noted of the model: classes, accuracy, notice and more."""
+    return dict(MODEL.resolve().info.metadata)
+
+
+async def page(_: Request) -> Response:
+    """Answer the page on which people try the model."""
+    return FileResponse(PAGE)
+
+
+async def about_model(_: Request) -> Response:
+    """Answer what is known of the model, for the page and for programs."""
+    return JSONResponse(about())
+
+
+try:
+    limits = settings.from_environment()
+except StackError as error:
+    sys.exit(f"error: {error}")
+AntOrBeeClassifier.add_asgi_middleware(Gate, settings=limits)
+AntOrBeeClassifier.mount_asgi_app(
+    Starlette(routes=[Route("/", page), Route("/model.json", about_model)])
+)

@@ -1,0 +1,113 @@
+"""Checkpoints: tensors and plain values only, never half-written."""
+
+import os
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simplestack import StackError, images, model
+
+FORMAT = 1
+SUFFIX = ".ckpt"
+
+
+@dataclass
+class Checkpoint:
+    """A training run after some epoch, and all that is needed to go on or to serve it.
+
+    The random state needs no place of its own: every epoch seeds it from `arguments["seed"]` and
+    its number.
+    """
+
+    classes: list[str]
+    arguments: dict[str, Any]
+    notice: str  # what people must know of the model before they trust it; "" if nothing
+    versions: dict[str, str]
+    last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    architecture: str = "resnet18"
+    preprocessing: dict[str, Any] = field(
+        default_factory=lambda: {
+            "resize": images.RESIZE,
+            "crop": images.CROP,
+            "mean": list(model.MEAN),
+            "std": list(model.STD),
+        }
+    )
+    format: int = FORMAT
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs finished."""
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, with the best validation accuracy, the first among equals."""
+        return 1 + max(range(self.epoch), key=lambda i: self.history[i]["val_accuracy"])
+
+    @property
+    def best_accuracy(self) -> float:
+        """The best validation accuracy, 0 to 1."""
+        return max(row["val_accuracy"] for row in self.history)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that `path` is always either the old one or the new one, whole.
+
+    Raises StackError where the disk won't take it; the old one then stays.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(asdict(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns some OSErrors into the latter
+        part.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
+        raise StackError(
+            f"can't write {path} ({reason}): make room, or name another place with --output;"
+            " what was there before is untouched"
+        ) from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU. Raises StackError for a missing, foreign or damaged one."""
+    if not path.is_file():
+        raise StackError(f"there is no checkpoint {path}: `python train.py` makes one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise StackError(
+            f"{path} holds pickled Python objects, as the 2020 tutorial's checkpoints do. Those can"
+            " run any code when loaded and are not read: train again with `python train.py`"
+        ) from error
+    except Exception as error:  # torch raises many types on files that it can't make sense of
+        raise StackError(
+            f"{path} is damaged or not a checkpoint ({type(error).__name__}): use another one, or"
+            " train again with `python train.py`"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise StackError(
+            f"{path} is not a checkpoint of this train.py (format {FORMAT}): use one from"
+            " saved_models/, or train again with `python train.py`"
+        )
+    return Checkpoint(**state)
+
+
+def newest(folder: Path) -> Path:
+    """Find the checkpoint that was written last. Raises StackError where there is none."""
+    paths = sorted(folder.glob("*" + SUFFIX), key=lambda p: p.stat().st_mtime)
+    if not paths:
+        raise StackError(f"there is no checkpoint in {folder}/: run `python train.py` first")
+    return paths[-1]

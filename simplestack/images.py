@@ -1,0 +1,156 @@
+"""The one path from the bytes of a photo to the array that the network sees.
+
+Validation, calibration, packing and serving all take it, so they can't come to differ.
+Needs Pillow and NumPy only: the served image has no torch in it.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from simplestack import StackError
+
+RESIZE = 256  # pixels, the shorter side after resizing
+CROP = 224  # pixels, the square that the network sees
+MAX_PIXELS = 50_000_000
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+
+# Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
+Image.MAX_IMAGE_PIXELS = None
+
+Photo = NDArray[np.uint8]
+"""CROP×CROP×3 uint8, RGB."""
+
+
+class BadImageError(StackError):
+    """The bytes are no image, or a damaged one."""
+
+
+class UnsupportedFormatError(StackError):
+    """The bytes are a file of a known kind, but not of one that is read here."""
+
+
+class TooManyPixelsError(StackError):
+    """The picture is larger than the limit: perhaps a decompression bomb."""
+
+
+# (offset, magic bytes, name) of files that people send by mistake. They get a better answer
+# than "not an image", without running any parser over them.
+_OTHER_FILES = (
+    (0, b"%PDF", "PDF"),
+    (0, b"<svg", "SVG"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
+    (4, b"ftyp", "video"),
+    (0, b"\x1aE\xdf\xa3", "video"),
+    (0, b"RIFF", "video or sound"),
+    (0, b"OggS", "video or sound"),
+    (0, b"\0\0\1\xba", "video"),
+    (0, b"FLV\1", "video"),
+    (0, b"ID3", "sound"),
+    (0, b"PK\3\4", "ZIP"),
+    (0, b"\x1f\x8b", "gzip"),
+)
+_XML_HEAD = 1024  # bytes in which an SVG's root element may hide behind an XML declaration
+
+
+def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read the header of an encoded image, without decoding its pixels.
+
+    Raises BadImageError, UnsupportedFormatError or TooManyPixelsError.
+    """
+    if not data:
+        raise BadImageError("There is no image: send the bytes of one as the body.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
+        if kind := _other_file(data):
+            raise UnsupportedFormatError(
+                f"This is a {kind} file: use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image."
+            ) from error
+        raise BadImageError(
+            "This is not an image that can be read: use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
+            " file."
+        ) from error
+    if image.width * image.height > max_pixels:
+        raise TooManyPixelsError(
+            f"The picture has {image.width}×{image.height} pixels, more than the"
+            f" {max_pixels / 1e6:g} million that are read: use a smaller one."
+        )
+    return image
+
+
+def _other_file(data: bytes) -> str | None:
+    head = data[:_XML_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith((b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in head:
+        return "SVG"
+    return next(
+        (name for offset, magic, name in _OTHER_FILES if head[offset:].startswith(magic)), None
+    )
+
+
+def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
+    """Decode an opened image into upright 8-bit RGB; of an animation, the first frame.
+
+    `at_least` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, as long as its sides keep
+    that many pixels. Raises BadImageError where the pixels can't be decoded.
+    """
+    try:
+        if at_least:
+            image.draft(image.mode, (at_least, at_least))
+        image.load()
+        return _rgb(_upright(image))
+    except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
+        raise BadImageError(
+            f"The image is damaged or cut off ({error}): use an undamaged file."
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a photo with an unreadable EXIF block is still a photo
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+        grey: NDArray[Any] = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image) -> Photo:
+    """Turn an opened image into what the network sees, 224×224×3 uint8 RGB.
+
+    The shorter side becomes 256 pixels by antialiased bilinear resizing, then the middle 224×224
+    are cut out. Only those are computed, so that a picture of 1×50,000 pixels stays cheap.
+    Raises BadImageError.
+    """
+    rgb = decode(image, at_least=2 * RESIZE)  # twice the target: no visible loss
+    shorter = min(rgb.size)
+    width, height = (RESIZE * side // shorter for side in rgb.size)
+    left, top = round((width - CROP) / 2), round((height - CROP) / 2)
+    across, down = rgb.width / width, rgb.height / height  # source pixels per target pixel
+    box = (left * across, top * down, (left + CROP) * across, (top + CROP) * down)
+    return np.asarray(rgb.resize((CROP, CROP), Image.Resampling.BILINEAR, box=box))
+
+
+def read(data: bytes, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Turn the bytes of an encoded image into what the network sees, 224×224×3 uint8 RGB."""
+    return to_array(identify(data, max_pixels))

@@ -1,0 +1,73 @@
+"""The network: torchvision's ResNet-18 with a new head, from uint8 photos to logits."""
+
+from typing import cast
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, resnet18
+
+from simplestack import StackError
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
+STD = (0.229, 0.224, 0.225)
+
+
+class Classifier(nn.Module):
+    """ResNet-18 (He et al. 2016) over N×224×224×3 uint8 photos; it normalises them itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classes: int) -> None:
+        """Start from random weights, with one logit per class."""
+        super().__init__()
+        self.resnet = resnet18(weights=None, num_classes=classes)
+        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Give the logits, N×C float32, of N×224×224×3 uint8 photos."""
+        return cast(Tensor, self.resnet(self._normalise(photos)))
+
+    def explain(self, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the logits, N×C, and the class activation maps, N×C×7×7, of uint8 photos.
+
+        ResNet ends in an average over positions and one linear layer. The two commute, so the
+        head applied at every position gives maps whose mean *is* the logit
+        (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+        """
+        net = self.resnet
+        x = net.maxpool(net.relu(net.bn1(net.conv1(self._normalise(photos)))))
+        features = net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        maps = nn.functional.conv2d(features, net.fc.weight[:, :, None, None], net.fc.bias)
+        return maps.mean((2, 3)), maps
+
+    def _normalise(self, photos: Tensor) -> Tensor:
+        return (photos.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def pretrained(classes: int) -> Classifier:
+    """Build a Classifier with ImageNet's weights below a new head.
+
+    torchvision's own loader reads them from TORCH_HOME or downloads them once.
+    Raises StackError where it can't.
+    """
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    model = Classifier(classes)
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True)
+        del state["fc.weight"], state["fc.bias"]
+        model.resnet.load_state_dict(state, strict=False)
+    except (URLError, OSError) as error:
+        raise StackError(
+            f"can't download the ImageNet weights from {weights.url} ({error}): connect to the"
+            " internet, or download that file elsewhere and put it into"
+            f" {torch.hub.get_dir()}/checkpoints, or train without them: --from-scratch"
+        ) from error
+    except Exception as error:  # torch raises many types on a damaged or foreign file
+        raise StackError(
+            f"the ImageNet weights in {torch.hub.get_dir()}/checkpoints are damaged"
+            f" ({type(error).__name__}): delete the file there and start again"
+        ) from error
+    return model
