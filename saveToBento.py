@@ -200,16 +200,17 @@ def fingerprint(*paths: Path) -> str:
 
 def show(bento: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Let the packed service answer once, and say where it is and how to serve it."""
-    packed = bentoml.models.get(bento.info.all_models[0].tag).info.metadata
+    packed: dict[str, Any] = dict(bentoml.models.get(bento.info.all_models[0].tag).info.metadata)
     photo = data.photos_in(data_dir / "val" / state.classes[0])[0]
     with serving.serve(bento.path) as url:
         answer = serving.predict(url, photo)
+    tag, saved_path = str(bento.tag), str(bento.path)
     print(
         f"\nvalidation accuracy: {packed['accuracy_checkpoint']:.4f} before packing,"
         f" {packed['accuracy_packed']:.4f} packed ({packed['precision']}); the same answer to"
         f" {packed['same_answers']} of {packed['validation_photos']} photos"
         f"\n{photo} → {answer}"
-        f"\ntag: {bento.tag}\nsaved path: {bento.path}"
+        f"\ntag: {tag}\nsaved path: {saved_path}"
         f"\n\nNext: bentoml serve {BENTO}:latest"
         f'\nthen: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*"'
         f" --data-binary @{photo}"

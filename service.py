@@ -90,7 +90,6 @@ try:
     limits = settings.from_environment()
 except StackError as error:
     sys.exit(f"error: {error}")
-AntOrBeeClassifier.add_asgi_middleware(Gate, settings=limits)
-AntOrBeeClassifier.mount_asgi_app(
-    Starlette(routes=[Route("/", page), Route("/model.json", about_model)])
-)
+service: bentoml.Service[Any] = AntOrBeeClassifier
+service.add_asgi_middleware(Gate, settings=limits)
+service.mount_asgi_app(Starlette(routes=[Route("/", page), Route("/model.json", about_model)]))

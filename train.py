@@ -35,7 +35,7 @@ EVALUATION_BATCH = 32  # photos; has no influence on the result
 FIXED = ("batch_size", "lr", "seed", "from_scratch")  # what a resumed run can't change
 KEPT = ("data_dir", "epochs", *FIXED)  # the arguments that a checkpoint remembers
 
-Batches = DataLoader[tuple[Tensor, Tensor]]
+Batches = DataLoader[tuple[Tensor, int]]  # in fact N×224×224×3 uint8, and N int64
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,9 +113,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     classes = data.find_classes(args.data_dir)
     device = choose_device(args.device)
-    train_batches, val_batches = load_photos(args, classes, device)
+    train = data.Photos(args.data_dir / "train", classes, training=True)
+    val = data.Photos(args.data_dir / "val", classes, training=False)
+    # A GPU gets its photos from processes beside it, so as not to wait for them.
+    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    train_batches: Batches = DataLoader(train, args.batch_size, shuffle=True, num_workers=workers)
+    val_batches: Batches = DataLoader(val, EVALUATION_BATCH, num_workers=workers)
     torch.manual_seed(args.seed)
-    network = build_network(args, classes).to(device, memory_format=torch.channels_last)
+    network = build_network(args, classes).to(memory_format=torch.channels_last).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=args.lr, momentum=MOMENTUM)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, LR_STEP, LR_FACTOR)
     state = args.resumed or new_checkpoint(args, classes)
@@ -131,8 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     if state.notice:
         print(f"note: {state.notice}", file=sys.stderr)
     print(
-        f"{len(train_batches.dataset)} photos to learn from, {len(val_batches.dataset)} to check"
-        f" with; {', '.join(classes)}; on {device_name(device)}"
+        f"{len(train)} photos to learn from, {len(val)} to check with; {', '.join(classes)};"
+        f" on {device_name(device)}"
     )
     try:
         with tqdm(
@@ -179,7 +184,11 @@ def main(argv: list[str] | None = None) -> None:
                 file=sys.stderr,
             )
         sys.exit(130)
+    finish(args, state, path)
 
+
+def finish(args: argparse.Namespace, state: Checkpoint, path: Path) -> None:
+    """Say how good it got and what comes next; pack it, where that is wanted."""
     print(
         f"\nbest validation accuracy {state.best_accuracy:.4f}, in epoch {state.best_epoch} of"
         f" {state.epoch}\ncheckpoint: {path}"
@@ -190,20 +199,6 @@ def main(argv: list[str] | None = None) -> None:
         saveToBento.main([str(path)])
     else:
         print(f"\nNext: python saveToBento.py {path}")
-
-
-def load_photos(
-    args: argparse.Namespace, classes: list[str], device: torch.device
-) -> tuple[Batches, Batches]:
-    """Open both splits. A GPU gets its photos from processes beside it, so as not to wait."""
-    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-    train = data.Photos(args.data_dir / "train", classes, training=True)
-    val = data.Photos(args.data_dir / "val", classes, training=False)
-    beside = {"num_workers": workers, "persistent_workers": workers > 0}
-    return (
-        DataLoader(train, args.batch_size, shuffle=True, **beside),
-        DataLoader(val, EVALUATION_BATCH, **beside),
-    )
 
 
 def build_network(args: argparse.Namespace, classes: list[str]) -> model.Classifier:

@@ -1,0 +1,48 @@
+# `make run` does the whole main job, `make test` checks everything; `make help` lists the rest.
+PYTHON ?= python3
+VENV = .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help run test lint format lock clean
+
+help: ## list the recipes
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, serve
+	@sh run.sh
+
+test: lint ## install what is missing, then check style, types and behaviour
+	pytest
+
+lint: $(VENV)/ready-dev ## check style, types and shell scripts
+	ruff check .
+	ruff format --check .
+	mypy
+	shellcheck *.sh .ci/run
+
+format: $(VENV)/ready-dev ## put the code into the project's style
+	ruff format .
+	ruff check --fix .
+
+lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --group dev -c requirements.txt -o requirements-dev.txt
+
+clean: ## remove the virtual environment and caches; photos, checkpoints and Bentos stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is made only after everything is installed, so an interrupted install goes on.
+$(VENV)/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		"error: $(PYTHON) is missing or older than 3.11: name a newer one, as in make run PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo \
+		"error: $(PYTHON) can't make a virtual environment: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
