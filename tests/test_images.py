@@ -136,11 +136,13 @@ def test_picture_over_the_pixel_limit_is_refused_by_its_header(scene):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_truncated_image_is_refused(scene, kind):
     data = encode(scene, kind)
-    with pytest.raises(images.BadImageError, match="damaged|can be read"):
+    with pytest.raises(images.BadImageError, match=r"damaged|can be read"):
         images.read(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"http://localhost/x.jpg", b'{"a": 1}', b"\xff\xd8"])
+@pytest.mark.parametrize(
+    "data", [b"", b"junk", b"http://localhost/x.jpg", b'{"a": 1}', b"\xff\xd8"]
+)
 def test_what_is_no_image_is_refused(data):
     with pytest.raises(images.BadImageError):
         images.read(data)
