@@ -142,6 +142,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
 
 def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
     """Save the model in BentoML's store and build the Bento around it: both, or neither."""
+    classes = " and ".join(metadata["classes"])
     with bentoml.models.create(MODEL, labels=labels, metadata=metadata) as stored:
         shutil.copy(file, stored.path_of("model.onnx"))
     try:
@@ -155,7 +156,7 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
                 "service:AntOrBeeClassifier",
                 build_ctx=folder,
                 labels=labels,
-                description=f"Tells {', '.join(metadata['classes'])} apart. {metadata['notice']}",
+                description=f"Tells {classes} apart. {metadata['notice']}",
                 python={"packages": pinned_requirements(), "lock_packages": False},
             )
         # The model itself too, so that the saved path is all that serving or an image needs.

@@ -60,7 +60,7 @@ def test_notice_of_a_demonstration_is_shown(page):
 
 
 def test_model_and_its_accuracy_are_named(page):
-    expect(page.locator("#model")).to_contain_text("of 6 photos that it hadn't learnt from")
+    expect(page.locator("#model")).to_contain_text("of 6 validation photos")
 
 
 def test_chosen_photo_gets_a_label_and_bars(page, photo):

@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -23,9 +24,9 @@ def post(url: str, data: bytes, **options) -> httpx.Response:
     return httpx.post(f"{url}/predict", content=data, timeout=60, **options)
 
 
-def png(*size: int) -> bytes:
+def png(*size: int, mode: str = "1") -> bytes:
     file = io.BytesIO()
-    Image.new("1", size).save(file, "PNG")
+    Image.new(mode, size).save(file, "PNG")
     return file.getvalue()
 
 
@@ -105,7 +106,7 @@ def test_what_is_no_image_gets_a_clear_answer(url, body, status, words):
 
 
 def test_truncated_image_gets_a_clear_answer(url, photo):
-    response = post(url, photo.read_bytes()[:3000], headers={"Content-Type": "image/jpeg"})
+    response = post(url, photo.read_bytes()[:-2000], headers={"Content-Type": "image/jpeg"})
     assert response.status_code == 400
     assert "damaged or cut off" in response.json()["error"]
 
@@ -190,20 +191,12 @@ def test_token_is_asked_for_where_one_is_set(bento, photo):
 
 
 def test_late_and_superfluous_requests_get_503_and_504(bento):
-    file = io.BytesIO()
-    Image.effect_noise((7000, 7000), 50).save(file, "PNG", compress_level=1)  # slow to decode
-    answers = []
-    environment = {"TIMEOUT": "1", "MAX_REQUESTS": "2", "MAX_BYTES": "100000000"}
-    with serving.serve(str(bento), **environment) as url:
-
-        def send():
-            answers.append(post(url, file.getvalue()))
-
-        threads = [threading.Thread(target=send) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    slow = png(7000, 7000, mode="RGB")  # few bytes, but many pixels to decode, one after the other
+    with (
+        serving.serve(str(bento), TIMEOUT="1", MAX_REQUESTS="8") as url,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        answers = list(pool.map(lambda _: post(url, slow), range(16)))
     late, superfluous = ([a for a in answers if a.status_code == s] for s in (504, 503))
     assert late
     assert superfluous

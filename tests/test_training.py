@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import OFFLINE, PROJECT, error_line, python
 
-from simplestack import checkpoint, model
+import train as train_py
+from simplestack import StackError, checkpoint, model
 
 
 def train(*arguments: object, **environment: str):
@@ -35,6 +36,7 @@ def test_summary_names_accuracy_checkpoint_and_next_command(pictures, tmp_path):
     result = train("--data-dir", pictures, "--epochs", 2, "--output", path)
     assert re.search(r"best validation accuracy [01]\.\d+", result.stdout)
     assert f"checkpoint: {path}" in result.stdout
+    assert "Save it into BentoML" not in result.stdout  # there is no terminal
     assert result.stdout.rstrip().endswith(f"Next: python saveToBento.py {path}")
     assert len(re.findall(r"^epoch +\d/2", result.stdout, re.MULTILINE)) == 2
 
@@ -81,15 +83,28 @@ def test_ctrl_c_keeps_the_finished_epochs(pictures, tmp_path):
     assert checkpoint.load(path).epoch >= 1
 
 
-def test_missing_photos_are_one_clear_line(tmp_path):
-    assert "sh get_data.sh" in error_line(train("--data-dir", tmp_path / "none"))
+def refuse(capsys, *arguments: object) -> str:
+    """Start a training that can't be, in this process; give the line that people get."""
+    try:
+        train_py.main(["--from-scratch", *map(str, arguments)])
+    except StackError as error:
+        return str(error)
+    except SystemExit:
+        return capsys.readouterr().err.splitlines()[-1]
+    pytest.fail("it was trained")
 
 
-def test_empty_class_folder_is_one_clear_line(pictures, tmp_path):
+def test_mistake_is_one_line_without_a_traceback(tmp_path):
+    result = train("--data-dir", tmp_path / "none")
+    assert "sh get_data.sh" in error_line(result)
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_empty_class_folder_is_one_clear_line(capsys, pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "data")
     for path in (folder / "train" / "bees").iterdir():
         path.unlink()
-    assert "train/bees has no photos" in error_line(train("--data-dir", folder))
+    assert "train/bees has no photos" in refuse(capsys, "--data-dir", folder)
 
 
 def test_unreachable_weights_are_one_clear_line(pictures, tmp_path):
@@ -106,55 +121,52 @@ def test_damaged_weights_are_one_clear_line(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum"])
-def test_missing_device_is_one_clear_line(pictures, device):
-    assert "no such device" in error_line(train("--data-dir", pictures, "--device", device))
+def test_missing_device_is_one_clear_line(capsys, pictures, device):
+    assert "no such device" in refuse(capsys, "--data-dir", pictures, "--device", device)
 
 
 @pytest.mark.parametrize(
     "argument", ["--epochs=0", "--batch-size=-1", "--lr=nan", "--lr=0", "--seed=x", "--epochs=many"]
 )
-def test_senseless_number_is_one_clear_line(argument):
-    assert argument.split("=", maxsplit=1)[0] in error_line(train(argument))
+def test_senseless_number_is_one_clear_line(capsys, argument):
+    assert argument.split("=", maxsplit=1)[0] in refuse(capsys, argument)
 
 
-def test_existing_output_is_never_overwritten(pictures, trained):
+def test_existing_output_is_never_overwritten(capsys, pictures, trained):
     before = trained.read_bytes()
-    result = train("--data-dir", pictures, "--output", trained)
-    assert "choose another --output" in error_line(result)
+    line = refuse(capsys, "--data-dir", pictures, "--output", trained)
+    assert "choose another --output" in line
     assert trained.read_bytes() == before
 
 
-def test_arguments_that_shape_a_run_cant_change_on_the_way(trained):
-    assert "--lr" in error_line(python("train.py", "-c", trained, "--lr", "0.5"))
+def test_arguments_that_shape_a_run_cant_change_on_the_way(capsys, trained):
+    assert "--lr" in refuse(capsys, "-c", trained, "--lr", "0.5")
 
 
-def test_unwritable_output_is_one_clear_line(pictures):
-    result = train("--data-dir", pictures, "--epochs", 1, "--output", "/proc/a.ckpt")
-    assert "can't write /proc/a.ckpt" in error_line(result)
+def test_unwritable_output_is_one_clear_line(capsys, pictures):
+    arguments = ("--data-dir", pictures, "--epochs", 1, "--output", "/proc/a.ckpt")
+    assert "can't write /proc/a.ckpt" in refuse(capsys, *arguments)
 
 
-def test_foreign_checkpoint_is_one_clear_line(tmp_path):
+def test_missing_checkpoint_is_one_clear_line(capsys, tmp_path):
+    assert "there is no checkpoint" in refuse(capsys, "-c", tmp_path / "a.ckpt")
+
+
+def test_foreign_checkpoint_is_one_clear_line(capsys, tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "a.ckpt")
-    assert "not a checkpoint" in error_line(python("train.py", "-c", tmp_path / "a.ckpt"))
+    assert "not a checkpoint" in refuse(capsys, "-c", tmp_path / "a.ckpt")
 
 
-def test_checkpoint_of_the_2020_tutorial_is_refused(tmp_path):
+def test_checkpoint_of_the_2020_tutorial_is_refused(capsys, tmp_path):
     network = model.Classifier(2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     state = {"epoch": 3, "state_dict": network.state_dict(), "optimizer": optimizer}
     torch.save(state, tmp_path / "old.ckpt")
-    assert "train again" in error_line(python("train.py", "-c", tmp_path / "old.ckpt"))
-
-
-def test_packing_is_not_asked_without_a_terminal(pictures, tmp_path):
-    path = tmp_path / "a.ckpt"
-    result = train("--data-dir", pictures, "--epochs", 1, "--output", path)
-    assert "Save it into BentoML" not in result.stdout
+    assert "train again" in refuse(capsys, "-c", tmp_path / "old.ckpt")
 
 
 def test_save_to_bento_yes_packs_at_the_end(pictures, tmp_path):
     path = tmp_path / "a.ckpt"
-    result = train(
-        "--data-dir", pictures, "--epochs", 1, "--output", path, "--save-to-bento", "yes"
-    )
+    flags = ("--epochs", 1, "--output", path, "--save-to-bento", "yes")
+    result = train("--data-dir", pictures, *flags)
     assert "tag: ant_or_bee_classifier:" in result.stdout, result.stderr
