@@ -15,7 +15,6 @@ the same name, lie history.csv, metrics.json and report.html.
 
 import argparse
 import math
-import platform
 import signal
 import sys
 import time
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from tqdm import tqdm
 
@@ -56,52 +54,47 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="lp-ft: fit the head on frozen features, then fine-tune all; tutorial: as in"
         " PyTorch's tutorial (default: lp-ft, or tutorial with --from-scratch)",
     )
+    ours, theirs = RECIPES["lp-ft"], RECIPES["tutorial"]
+    either = "(default: {}; tutorial: {})"
     add(
         "--epochs",
         type=int,
-        help="passes of fine-tuning over the photos"
-        f" (default: {RECIPES['lp-ft'].epochs}; tutorial: {RECIPES['tutorial'].epochs})",
+        help="passes of fine-tuning over the photos " + either.format(ours.epochs, theirs.epochs),
     )
     add(
         "--freeze",
         dest="epochs",
         action="store_const",
         const=0,
-        help="fit only the head and leave the features as they are: the same as --epochs 0",
+        help="fit only the head: --epochs 0",
     )
     add(
         "--batch-size",
         type=int,
-        help="photos per step, of all processes together"
-        f" (default: {RECIPES['lp-ft'].batch_size}; tutorial: {RECIPES['tutorial'].batch_size})",
+        help="photos per step, of all processes together "
+        + either.format(ours.batch_size, theirs.batch_size),
     )
     add(
         "--lr",
         type=float,
-        help="learning rate of SGD with momentum 0.9; with lp-ft the head's is"
-        f" {RECIPES['lp-ft'].head_lr:g} times that"
-        f" (default: {RECIPES['lp-ft'].lr}; tutorial: {RECIPES['tutorial'].lr})",
+        help=f"learning rate of SGD; with lp-ft the head's is {ours.head_lr:g} times that "
+        + either.format(ours.lr, theirs.lr),
     )
-    add(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps … (default: a GPU if there is one)"
-    )
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps … (default: a GPU, if any)")
     add("--seed", type=int, default=0, help="the same seed gives the same run (default: 0)")
     add(
         "--cache",
         type=float,
         default=2.0,
         metavar="GB",
-        help="memory for decoded photos; the others are read again each time, by processes beside"
-        " this one (default: 2)",
+        help="memory for decoded photos, those beyond it are read again each time (default: 2)",
     )
     add(
         "--from-scratch",
         action="store_true",
         help="start from random weights, not from ImageNet's: needs no download, learns far less",
     )
-    add(
-        "--output", type=Path, help="the checkpoint to write (default: saved_models/DATE-TIME.ckpt)"
-    )
+    add("--output", type=Path, help="what to write (default: saved_models/DATE-TIME.ckpt)")
     add("--tensorboard", action="store_true", help="log for TensorBoard too, beside the checkpoint")
     add("--evaluate", action="store_true", help="only print the metrics of --checkpoint")
     add(
@@ -134,6 +127,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--recipe lp-ft needs ImageNet's features: leave out --from-scratch")
     if args.evaluate and not args.checkpoint:
         parser.error("--evaluate needs the checkpoint: -c saved_models/NAME.ckpt")
+    if not args.cache >= 0:
+        parser.error("--cache must be 0 or more")
     return args
 
 
@@ -160,36 +155,36 @@ def main(argv: list[str] | None = None) -> None:
     """Train, from the command line to the checkpoint."""
     args = parse_arguments(argv)
     run = prepare(args, engine.start(args.device))
+    try:
+        fit(run)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        if run.path.exists():
+            print(f"What is finished is in {run.path}; to go on:", file=sys.stderr)
+            print(f"  python train.py -c {run.path}", file=sys.stderr)
+        sys.exit(130)
+
+
+def fit(run: Run) -> None:
+    """Learn, epoch by epoch, and finish; or only measure, where that is asked for."""
+    args = run.args
     if args.evaluate:
         measured, _ = report.measure(run.state, run.engine, run.val)
         print(metrics.text(measured))
         return
-    saved = run.state.epoch
-    try:
-        with tqdm(
-            total=args.epochs * math.ceil(len(run.train) / args.batch_size),
-            initial=run.state.epoch * math.ceil(len(run.train) / args.batch_size),
-            unit="step",
-            disable=None if run.engine.rank == 0 else True,  # None: where there is no terminal
-        ) as bar:
-            if run.recipe.probe and not run.state.history:
-                fit_head(run, bar)
-            for epoch in range(run.state.epoch + 1, args.epochs + 1):
-                bar.set_description(f"epoch {epoch}/{args.epochs}")
-                train_epoch(run, epoch, bar)
-                saved = epoch
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        if run.path.exists():
-            print(
-                f"The {saved} finished epochs are in {run.path}; to go on:\n"
-                f"  python train.py -c {run.path}",
-                file=sys.stderr,
-            )
-        sys.exit(130)
+    steps = math.ceil(len(run.train) / args.batch_size)  # an epoch
+    hidden = None if run.engine.rank == 0 else True  # None: where there is no terminal
+    with tqdm(
+        total=args.epochs * steps, initial=run.state.epoch * steps, unit="step", disable=hidden
+    ) as bar:
+        if run.recipe.probe and not run.state.history:
+            fit_head(run, bar)
+        for epoch in range(run.state.epoch + 1, args.epochs + 1):
+            bar.set_description(f"epoch {epoch}/{args.epochs}")
+            train_epoch(run, epoch, bar)
+    engine.stop()
     if run.engine.rank == 0:
         finish(run)
-    engine.stop()
 
 
 def prepare(args: argparse.Namespace, where: Engine) -> Run:
@@ -236,29 +231,15 @@ def prepare(args: argparse.Namespace, where: Engine) -> Run:
 
 def new_checkpoint(args: argparse.Namespace) -> Checkpoint:
     """Describe a run in which nothing has been learnt yet."""
-    kept = {name: getattr(args, name) for name in KEPT}
     classes = data.find_classes(args.data_dir)
+    kept = {name: getattr(args, name) for name in KEPT}
     return Checkpoint(
         classes=classes,
         photos=data.find_photos(args.data_dir, classes, args.seed),
         arguments={n: str(v) if isinstance(v, Path) else v for n, v in kept.items()},
-        notice=notice(args),
-        versions={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
+        notice=data.notice(args.data_dir, args.from_scratch),
+        versions=checkpoint.versions(),
     )
-
-
-def notice(args: argparse.Namespace) -> str:
-    """Say what people must know of this model before they trust it; "" if nothing."""
-    start = "from random weights" if args.from_scratch else "from ImageNet weights"
-    if data.is_sample(args.data_dir):
-        return f"A demonstration: trained {start} on drawn pictures, knows nothing of real photos."
-    if args.from_scratch:
-        return f"Trained {start} instead of ImageNet's: expect many mistakes."
-    return ""
 
 
 def fit_head(run: Run, bar: "tqdm[Any]") -> None:

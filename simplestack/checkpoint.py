@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 
 from simplestack import StackError, images, model
@@ -57,6 +59,15 @@ class Checkpoint:
     def best_accuracy(self) -> float:
         """The best validation accuracy, 0 to 1."""
         return max(row["val_accuracy"] for row in self.history)
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that decide what a training gives."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -15,10 +15,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from simplestack import StackError, images
+from simplestack import StackError, images, sample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
-SAMPLE_NOTE = "SAMPLE.txt"  # its presence marks generated pictures, see simplestack/sample.py
 SPLITS = ("train", "val")
 VAL_SHARE = 0.2  # of each class, set aside where there is no val/
 LEAST_SIDE, MOST_SIDE = 16, 16_000  # pixels; what is smaller or larger is no photo to learn from
@@ -311,4 +310,14 @@ def _class_folders(folder: Path) -> list[str]:
 
 def is_sample(data_dir: Path) -> bool:
     """Tell generated pictures (`sh get_data.sh --sample`) from photos."""
-    return (data_dir / SAMPLE_NOTE).exists()
+    return (data_dir / sample.NOTE).exists()
+
+
+def notice(data_dir: Path, from_scratch: bool) -> str:
+    """Say what people must know of a model before they trust it; "" if nothing."""
+    start = "from random weights" if from_scratch else "from ImageNet weights"
+    if is_sample(data_dir):
+        return f"A demonstration: trained {start} on drawn pictures, knows nothing of real photos."
+    if from_scratch:
+        return f"Trained {start} instead of ImageNet's: expect many mistakes."
+    return ""

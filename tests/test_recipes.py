@@ -62,9 +62,7 @@ def test_fine_tuning_changes_the_features_but_not_the_statistics(
 
 
 def test_the_tutorials_recipe_starts_without_a_probe(tmp_path: Path, photos: Path) -> None:
-    state = run(
-        tmp_path / "a.ckpt", "--data-dir", photos, "--epochs", 1, "--recipe", "tutorial"
-    )
+    state = run(tmp_path / "a.ckpt", "--data-dir", photos, "--epochs", 1, "--recipe", "tutorial")
     assert [row["epoch"] for row in state.history] == [1]
 
 
