@@ -141,6 +141,7 @@ class Run:
     train: data.Photos
     val: data.Photos
     network: model.Classifier
+    learner: nn.Module  # the network, joined to those of the other processes
     optimizer: torch.optim.Optimizer
     state: Checkpoint
     path: Path
@@ -154,14 +155,18 @@ class Run:
 def main(argv: list[str] | None = None) -> None:
     """Train, from the command line to the checkpoint."""
     args = parse_arguments(argv)
-    run = prepare(args, engine.start(args.device))
+    path = args.output or SAVED_MODELS / f"{datetime.now():%Y%m%d-%H%M%S}{checkpoint.SUFFIX}"
+    if path.exists() and path != args.checkpoint:
+        raise StackError(f"{path} exists: choose another --output, or go on with -c {path}")
     try:
-        fit(run)
+        fit(prepare(args, engine.start(args.device), path))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
-        if run.path.exists():
-            print(f"What is finished is in {run.path}; to go on:", file=sys.stderr)
-            print(f"  python train.py -c {run.path}", file=sys.stderr)
+        if path.exists():
+            print(
+                f"To go on after the last finished epoch:\n  python train.py -c {path}",
+                file=sys.stderr,
+            )
         sys.exit(130)
 
 
@@ -174,9 +179,8 @@ def fit(run: Run) -> None:
         return
     steps = math.ceil(len(run.train) / args.batch_size)  # an epoch
     hidden = None if run.engine.rank == 0 else True  # None: where there is no terminal
-    with tqdm(
-        total=args.epochs * steps, initial=run.state.epoch * steps, unit="step", disable=hidden
-    ) as bar:
+    with tqdm(total=args.epochs * steps, unit="step", disable=hidden) as bar:
+        bar.update(run.state.epoch * steps)
         if run.recipe.probe and not run.state.history:
             fit_head(run, bar)
         for epoch in range(run.state.epoch + 1, args.epochs + 1):
@@ -187,13 +191,10 @@ def fit(run: Run) -> None:
         finish(run)
 
 
-def prepare(args: argparse.Namespace, where: Engine) -> Run:
+def prepare(args: argparse.Namespace, where: Engine, path: Path) -> Run:
     """Read the photos, build the network, and bring back what a resumed run had learnt."""
     recipe = RECIPES[args.recipe]
     state = args.resumed or new_checkpoint(args)
-    path = args.output or SAVED_MODELS / f"{datetime.now():%Y%m%d-%H%M%S}{checkpoint.SUFFIX}"
-    if path.exists() and path != args.checkpoint:
-        raise StackError(f"{path} exists: choose another --output, or go on with -c {path}")
     if args.resumed:
         data.check_recorded(args.data_dir, state.photos)
     train, val, warnings = data.open_photos(
@@ -204,10 +205,9 @@ def prepare(args: argparse.Namespace, where: Engine) -> Run:
         budget=where.memory(args.cache * GB),
         device=where.device,
     )
-    network = model.Classifier(len(state.classes))
-    if not (args.resumed or args.from_scratch):
-        torch.manual_seed(args.seed)
-        network = model.pretrained(len(state.classes))
+    torch.manual_seed(args.seed)
+    known = args.resumed or args.from_scratch
+    network = (model.Classifier if known else model.pretrained)(len(state.classes))
     network = network.to(memory_format=torch.channels_last).to(where.device)
     optimizer = recipe.optimizer(network, args.lr)
     if args.resumed:
@@ -218,7 +218,7 @@ def prepare(args: argparse.Namespace, where: Engine) -> Run:
     state.arguments["epochs"] = args.epochs
     state.photos = {"train": train.names, "val": val.names}
     if where.rank == 0:
-        for warning in [*data.strays(args.data_dir, state.classes), *warnings]:
+        for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if state.notice:
             print(f"note: {state.notice}", file=sys.stderr)
@@ -226,7 +226,8 @@ def prepare(args: argparse.Namespace, where: Engine) -> Run:
             f"{len(train)} photos to learn from, {len(val)} to check with;"
             f" {', '.join(state.classes)}; on {where}"
         )
-    return Run(args, where, train, val, network, optimizer, state, path)
+    learner = where.parallel(network)
+    return Run(args, where, train, val, network, learner, optimizer, state, path)
 
 
 def new_checkpoint(args: argparse.Namespace) -> Checkpoint:
@@ -248,10 +249,7 @@ def fit_head(run: Run, bar: "tqdm[Any]") -> None:
     with run.engine.autocast(run.recipe.bfloat16):
         features = run.engine.run(run.network, run.train, features=True)
     labels = torch.tensor(run.train.labels)
-    run.network.fit_head(features, labels)
-    logits = nn.functional.linear(
-        features, *(p.detach().cpu() for p in run.network.resnet.fc.parameters())
-    )
+    logits = run.network.fit_head(features, labels)
     loss, accuracy = metrics.loss_and_accuracy(logits, labels)
     finish_epoch(run, {"epoch": 0, "loss": loss, "accuracy": accuracy}, started, bar)
 
@@ -261,14 +259,12 @@ def train_epoch(run: Run, epoch: int, bar: "tqdm[Any]") -> None:
     started = time.perf_counter()
     seed = run.args.seed * 100_003 + epoch
     order = torch.randperm(len(run.train), generator=torch.Generator().manual_seed(seed)).tolist()
-    batches = [
-        order[i : i + run.args.batch_size] for i in range(0, len(order), run.args.batch_size)
-    ]
+    size = run.args.batch_size
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
     # A process for which the last batch has no photo left takes one along, without any weight.
     shares = [run.engine.share(batch) or batch[:1] for batch in batches]
     plan = [[(i, seed * 1_000_003 + i) for i in share] for share in shares]
-    network = run.engine.parallel(run.network)
-    network.train(not run.recipe.frozen_statistics)
+    run.learner.train(not run.recipe.frozen_statistics)
     sums = torch.zeros(2, device=run.engine.device)  # the loss and the right answers so far
     for step, (photos, labels) in enumerate(run.engine.batches(run.train, plan)):
         for group in run.optimizer.param_groups:
@@ -277,7 +273,7 @@ def train_epoch(run: Run, epoch: int, bar: "tqdm[Any]") -> None:
             )
         truth = labels.to(run.engine.device)
         with run.engine.autocast(run.recipe.bfloat16):
-            logits = network(photos.to(run.engine.device))
+            logits = run.learner(photos.to(run.engine.device))
         losses = nn.functional.cross_entropy(logits.float(), truth, reduction="none")
         own = len(run.engine.share(batches[step])) > 0
         # The engine averages over the processes; together they take the mean over the batch.
@@ -299,11 +295,7 @@ def finish_epoch(run: Run, row: dict[str, float], started: float, bar: "tqdm[Any
     loss, accuracy = metrics.loss_and_accuracy(logits, torch.tensor(run.val.labels))
     state = run.state
     improved = not state.history or accuracy > state.best_accuracy
-    row |= {
-        "val_loss": loss,
-        "val_accuracy": accuracy,
-        "seconds": time.perf_counter() - started,
-    }
+    row |= {"val_loss": loss, "val_accuracy": accuracy, "seconds": time.perf_counter() - started}
     state.history.append(row)
     state.last = {k: v.detach().cpu().clone() for k, v in run.network.state_dict().items()}
     state.best = state.last if improved else state.best
@@ -325,7 +317,8 @@ def finish_epoch(run: Run, row: dict[str, float], started: float, bar: "tqdm[Any
 def finish(run: Run) -> None:
     """Say how good it got and what comes next; pack it, where that is wanted."""
     state, path = run.state, run.path
-    measured = report.write(path, state, run.engine, run.val)
+    alone = Engine(run.engine.device)  # the other processes have gone
+    measured = report.write(path, state, alone, run.val)
     print(
         f"\nbest validation accuracy {measured['accuracy']:.4f}, in epoch {state.best_epoch} of"
         f" {state.epoch}\nreport: {report.folder_of(path) / 'report.html'}\ncheckpoint: {path}"

@@ -172,7 +172,9 @@ def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
             parts = [photos_in(data_dir / split / name) for split in SPLITS]
         else:
             photos = photos_in(data_dir / name)
-            chosen = set(rng.sample(photos, min(len(photos), 1 + int(VAL_SHARE * len(photos)))))
+            chosen = set(
+                rng.sample(photos, min(len(photos), max(1, round(VAL_SHARE * len(photos)))))
+            )
             parts = [[p for p in photos if p not in chosen], sorted(chosen)]
         for split, paths in zip(SPLITS, parts, strict=True):
             if not paths:
@@ -225,7 +227,7 @@ def open_photos(
             )
     learnt = set(of_train.digests.values())
     both = [str(path) for path, digest in of_val.digests.items() if digest in learnt]
-    return train, val, warnings(classes, train, broken, both)
+    return train, val, strays(data_dir, classes) + warnings(classes, train, broken, both)
 
 
 def warnings(classes: list[str], train: Photos, broken: list[str], both: list[str]) -> list[str]:

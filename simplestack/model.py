@@ -48,8 +48,8 @@ class Classifier(nn.Module):
         """Give what the head sees, N×512, of uint8 photos."""
         return self._layers(photos).mean((2, 3))
 
-    def fit_head(self, features: Tensor, labels: Tensor) -> None:
-        """Fit the head to features, N×512, and their labels, N: a linear probe.
+    def fit_head(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Fit the head to features, N×512, and their labels, N: a linear probe. Gives its logits.
 
         It is multinomial logistic regression with L2 regularisation, solved to its optimum by
         L-BFGS: nothing is random about it. Starting from there, fine-tuning distorts the features
@@ -71,6 +71,7 @@ class Classifier(nn.Module):
 
         optimizer.step(objective)
         self.resnet.fc.load_state_dict(head.state_dict())
+        return cast(Tensor, head(features)).detach()
 
     def _layers(self, photos: Tensor) -> Tensor:
         net = self.resnet
