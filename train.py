@@ -61,13 +61,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         help="passes of fine-tuning over the photos " + either.format(ours.epochs, theirs.epochs),
     )
-    add(
-        "--freeze",
-        dest="epochs",
-        action="store_const",
-        const=0,
-        help="fit only the head: --epochs 0",
-    )
+    add("--freeze", dest="epochs", action="store_const", const=0, help="only the head: --epochs 0")
     add(
         "--batch-size",
         type=int,
@@ -117,18 +111,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                 )
     args.recipe = args.recipe or ("tutorial" if args.from_scratch else "lp-ft")
     recipe = RECIPES[args.recipe]
-    for name in ("epochs", "batch_size", "lr"):
+    for name in ("epochs", "batch_size", "lr", "cache"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(recipe, name))
-        least = 0 if name == "epochs" and recipe.probe else 1e-9
-        if not least <= getattr(args, name) < math.inf:
-            parser.error(f"--{name.replace('_', '-')} must be more than 0")
+        zero = name == "cache" or (name == "epochs" and recipe.probe)
+        if not (0 if zero else 1e-9) <= getattr(args, name) < math.inf:
+            least = "0 or more" if zero else "more than 0"
+            parser.error(f"--{name.replace('_', '-')} must be {least}")
     if recipe.probe and args.from_scratch:
         parser.error("--recipe lp-ft needs ImageNet's features: leave out --from-scratch")
     if args.evaluate and not args.checkpoint:
         parser.error("--evaluate needs the checkpoint: -c saved_models/NAME.ckpt")
-    if not args.cache >= 0:
-        parser.error("--cache must be 0 or more")
     return args
 
 

@@ -20,7 +20,7 @@ from simplestack.engine import Engine
 
 WORST = 12  # photos shown
 WIDTH, HEIGHT = 460, 220  # of a chart, in SVG units
-MARGIN = 36
+MARGIN = 40
 HEAT = np.array([225, 60, 0])  # RGB, where the network looked
 COLOURS = {"training": "#b8860b", "validation": "#1f5fa8"}
 
@@ -118,14 +118,15 @@ def worst(
 
 
 def heat(photo: Tensor, cam: Tensor) -> Any:
-    """Lay a class activation map, 7×7, over its photo, 224×224×3 uint8; gives the same."""
+    """Lay a class activation map, 7×7, in red over its photo, 224×224×3 uint8, in grey."""
     size = (photo.shape[1], photo.shape[0])
     positive = cam.clamp(min=0) / cam.max().clamp(min=1e-6)
     mask = Image.fromarray(np.asarray(positive, dtype=np.float32)).resize(
         size, Image.Resampling.BICUBIC
     )
     share = 0.7 * np.asarray(mask).clip(0, 1)[..., None]
-    return (np.asarray(photo) * (1 - share) + HEAT * share).astype(np.uint8)
+    grey = np.asarray(photo).mean(axis=2, keepdims=True)
+    return (grey * (1 - share) + HEAT * share).astype(np.uint8)
 
 
 def _image(pixels: Any) -> str:
@@ -167,7 +168,7 @@ flatters them a little.</p>
 <div class=row>{class_table(measured)}{confusion_table(measured)}</div>
 <p>Calibration error {measured["calibration_error"]:.3f}: how far its confidence is from the share
 of right answers, on average.</p>
-<h2>The photos it got most wrong</h2>
+<h2>The photos it got most wrong, or was least sure of</h2>
 <p>Beside each, in red, where the network saw what it answered.</p>
 <div class=row>{figures}</div>
 <h2>How it was made</h2>
@@ -205,7 +206,7 @@ def chart(state: Checkpoint, quantity: str) -> str:
         for name, line in series.items()
     )
     labels = "".join(
-        f'<text x="{MARGIN - 4}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2f}</text>'
+        f'<text x="{MARGIN - 4}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.3f}</text>'
         f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
         for v in (low, (low + high) / 2, high)
     ) + "".join(
@@ -213,7 +214,7 @@ def chart(state: Checkpoint, quantity: str) -> str:
         for e in dict.fromkeys((first, last))
     )
     legend = "".join(
-        f'<text x="{MARGIN + 110 * i}" y="16" fill="{COLOURS[name]}">{name} {quantity}</text>'
+        f'<text x="{MARGIN + 150 * i}" y="16" fill="{COLOURS[name]}">{name} {quantity}</text>'
         for i, name in enumerate(series)
     )
     return (

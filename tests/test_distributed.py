@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from small import run, split_folder, start, weights
