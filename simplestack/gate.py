@@ -112,7 +112,7 @@ class Gate:
         if not self.settings.api_token:
             return
         expected = f"Bearer {self.settings.api_token}".encode()
-        if not hmac.compare_digest(headers.get("authorization", "").encode(), expected):
+        if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
             raise RefusedError(
                 HTTPStatus.UNAUTHORIZED,
                 "The token is missing or wrong: send the header 'Authorization: Bearer <token>'.",
