@@ -15,7 +15,7 @@ from simplestack import StackError, checkpoint, metrics, report
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose network takes every photo for the first class, with what lies beside."""
+    """A checkpoint, and what lies beside it."""
     folder = tmp_path_factory.mktemp("report")
     photos = split_folder(folder / "photos <b>")
     with pytest.MonkeyPatch.context() as patch:
