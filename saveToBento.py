@@ -55,11 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     path = args.checkpoint or checkpoint.newest(Path("saved_models"))
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
-    if data.find_classes(data_dir) != state.classes:
-        raise StackError(
-            f"{path} knows {', '.join(state.classes)}, but {data_dir} has other class folders:"
-            " name the one it was trained on with --data-dir"
-        )
+    data.check_recorded(data_dir, state.photos)
     labels = {"checkpoint": fingerprint(path), "code": fingerprint(*(PROJECT / f for f in SERVED))}
     bento = packed_before(labels)
     if bento:
@@ -101,10 +97,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
     """
     classifier = model.Classifier(len(state.classes))
     classifier.load_state_dict(state.best)
-    train, val = (
-        data.Photos(data_dir / split, state.classes, training=split == "train")
-        for split in ("train", "val")
-    )
+    train, val = (data.Photos(data_dir, state.photos[s], state.classes) for s in data.SPLITS)
     photos, truth = export.read_photos(val)
     expected = export.torch_logits(classifier, photos)
 
@@ -204,7 +197,7 @@ def fingerprint(*paths: Path) -> str:
 def show(bento: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Let the packed service answer once, and say where it is and how to serve it."""
     packed: dict[str, Any] = dict(bentoml.models.get(bento.info.all_models[0].tag).info.metadata)
-    photo = data.photos_in(data_dir / "val" / state.classes[0])[0]
+    photo = data_dir / state.photos["val"][0]
     with serving.serve(bento.path) as url:
         answer = serving.predict(url, photo)
     tag, saved_path = str(bento.tag), str(bento.path)

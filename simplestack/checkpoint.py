@@ -2,16 +2,18 @@
 
 import os
 import pickle
-from dataclasses import asdict, dataclass, field
+import platform
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 
 from simplestack import StackError, images, model
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".ckpt"
 
 
@@ -19,19 +21,19 @@ SUFFIX = ".ckpt"
 class Checkpoint:
     """A training run after some epoch, and all that is needed to go on or to serve it.
 
-    The random state needs no place of its own: every epoch seeds it from `arguments["seed"]` and
-    its number.
+    The random state, the order of the photos and the learning rate need no place of their own:
+    they follow from `arguments` and the number of the epoch.
     """
 
     classes: list[str]
+    photos: dict[str, list[str]]  # "train" and "val", as paths below arguments["data_dir"]
     arguments: dict[str, Any]
     notice: str  # what people must know of the model before they trust it; "" if nothing
     versions: dict[str, str]
     last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
     best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
     optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch, see train.py
     architecture: str = "resnet18"
     preprocessing: dict[str, Any] = field(
         default_factory=lambda: {
@@ -45,18 +47,27 @@ class Checkpoint:
 
     @property
     def epoch(self) -> int:
-        """The number of epochs finished."""
-        return len(self.history)
+        """The last epoch finished; 0 also where none is."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, counted from 1, with the best validation accuracy, the first among equals."""
-        return 1 + max(range(self.epoch), key=lambda i: self.history[i]["val_accuracy"])
+        """The epoch with the best validation accuracy, the first among equals."""
+        return int(max(self.history, key=lambda row: row["val_accuracy"])["epoch"])
 
     @property
     def best_accuracy(self) -> float:
         """The best validation accuracy, 0 to 1."""
         return max(row["val_accuracy"] for row in self.history)
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that decide what a training gives."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -68,17 +79,29 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            torch.save(asdict(checkpoint), file)
+            torch.save(vars(checkpoint), file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _sync_folder(path.parent)  # or a power cut may undo the renaming
     except (OSError, RuntimeError) as error:  # torch's writer turns some OSErrors into the latter
-        part.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
         raise StackError(
             f"can't write {path} ({reason}): make room, or name another place with --output;"
             " what was there before is untouched"
         ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> Checkpoint:

@@ -1,77 +1,289 @@
-"""Folders of photos as PyTorch data sets: data/{train,val}/{one folder per class}."""
+"""Any folder of photos as PyTorch data sets: found, split, read once, cached."""
 
+import hashlib
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
+from tqdm import tqdm
 
 from simplestack import StackError, images, sample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
+SPLITS = ("train", "val")
+VAL_SHARE = 0.2  # of each class, set aside where there is no val/
+LEAST_SIDE, MOST_SIDE = 16, 16_000  # pixels; what is smaller or larger is no photo to learn from
+KEPT_SIDE = 2 * images.RESIZE  # pixels, at most the shorter side of a photo kept for random crops
+UNEQUAL = 3  # times more photos than the smallest class has: worth a warning
+MOST_NAMED = 10  # files in one warning
+
+middle = v2.Compose([v2.Resize(images.RESIZE), v2.CenterCrop(images.CROP)])
+"""A training photo without augmentation."""
+
+Names = dict[str, list[str]]
+"""For "train" and "val" the photos, as paths below the data folder with "/" in them."""
+View = tuple[int, int | None]
+"""Which photo, and the seed of its augmentation; None for the photo as it is."""
 
 
-augment = v2.Compose([v2.RandomResizedCrop(images.CROP), v2.RandomHorizontalFlip()])
-"""The tutorial's augmentation of a training photo, from PIL to PIL image."""
+@dataclass
+class Reading:
+    """What reading all photos of a split once has shown."""
+
+    broken: list[str] = field(default_factory=list)  # which photos can't be used, and why
+    digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of the files that can
+    nbytes: int = 0  # of all photos, decoded
 
 
 class Photos(Dataset[tuple[Tensor, int]]):
     """Photos and their labels: 224×224×3 uint8 tensors, and indices into `classes`."""
 
-    def __init__(self, folder: Path, classes: list[str], *, training: bool) -> None:
-        """List the photos of every class. Raises StackError where a class has none."""
-        self.paths: list[Path] = []
-        self.labels: list[int] = []
-        self.training = training
-        for label, name in enumerate(classes):
-            paths = photos_in(folder / name)
-            if not paths:
-                raise StackError(
-                    f"{folder / name} has no photos in it: put some there"
-                    f" ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
-                )
-            self.paths += paths
-            self.labels += [label] * len(paths)
+    def __init__(
+        self,
+        data_dir: Path,
+        names: list[str],
+        classes: list[str],
+        smallest_crop: float | None = None,
+    ) -> None:
+        """Take the photos `names` below data_dir; the folder that each lies in is its class.
+
+        Photos to learn from have a `smallest_crop`: a random crop shows at least that share of the
+        area, and may be mirrored.
+        """
+        self.data_dir = data_dir
+        self.paths = [data_dir / name for name in names]
+        self.labels = [classes.index(path.parent.name) for path in self.paths]
+        self.augment = None if smallest_crop is None else augmentation(smallest_crop)
+        self.decoded: dict[Path, Tensor] = {}
 
     def __len__(self) -> int:
         """Count the photos."""
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Read a photo; in training a random part of it, perhaps mirrored."""
+    def __getitem__(self, view: View) -> tuple[Tensor, int]:
+        """Give one view of a photo: the same for the same seed, in whichever process."""
+        index, seed = view
         path = self.paths[index]
+        picture = self.decoded[path] if path in self.decoded else self.read(path)
+        if self.augment:
+            picture = picture.permute(2, 0, 1)
+            picture = middle(picture) if seed is None else _seeded(self.augment, picture, seed)
+            picture = picture.permute(1, 2, 0)
+        return picture, self.labels[index]
+
+    @property
+    def names(self) -> list[str]:
+        """Name the photos, as paths below the data folder."""
+        return [path.relative_to(self.data_dir).as_posix() for path in self.paths]
+
+    @property
+    def cached(self) -> bool:
+        """Tell whether all photos are in memory."""
+        return len(self.decoded) == len(self.paths)
+
+    def read(self, path: Path) -> Tensor:
+        """Decode a photo, H×W×3 uint8; one to check with as the network sees it, 224×224×3.
+
+        Raises StackError where it can't be used.
+        """
         try:
             image = images.identify(path.read_bytes())
-            seen = augment(images.decode(image)) if self.training else images.to_array(image)
+            if min(image.size) < LEAST_SIDE or max(image.size) > MOST_SIDE:
+                raise StackError(
+                    f"its {image.width}×{image.height} pixels are not {LEAST_SIDE} to {MOST_SIDE}"
+                    " a side"
+                )
+            if not self.augment:
+                return torch.from_numpy(np.array(images.to_array(image)))
+            return torch.from_numpy(np.array(_shrink(images.decode(image, KEPT_SIDE))))
         except (StackError, OSError) as error:
-            raise StackError(f"can't use {path}, replace or remove it: {error}") from error
-        return torch.from_numpy(np.array(seen)), self.labels[index]
+            raise StackError(f"{path}: {error}") from error
+
+    def load(self, budget: float, device: torch.device, bar: "tqdm[Any]") -> Reading:
+        """Read every photo once, in threads, and keep on `device` what `budget` bytes can hold.
+
+        Photos that can't be used are dropped.
+        """
+        seen = Reading()
+        with ThreadPoolExecutor() as pool:
+            for path, (picture, note) in zip(
+                self.paths, pool.map(self._try, self.paths), strict=True
+            ):
+                bar.update()
+                if picture is None:
+                    seen.broken.append(note)
+                    continue
+                seen.digests[path] = note
+                seen.nbytes += picture.nbytes
+                if seen.nbytes <= budget:
+                    self.decoded[path] = picture.to(device)
+        usable = [i for i, path in enumerate(self.paths) if path in seen.digests]
+        self.paths, self.labels = (
+            [self.paths[i] for i in usable],
+            [self.labels[i] for i in usable],
+        )
+        return seen
+
+    def _try(self, path: Path) -> tuple[Tensor | None, str]:
+        try:
+            return self.read(path), hashlib.sha256(path.read_bytes()).hexdigest()
+        except StackError as error:
+            return None, str(error)
+
+
+def _shrink(image: Image.Image) -> Image.Image:
+    scale = KEPT_SIDE / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (round(scale * side) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def augmentation(smallest_crop: float) -> v2.Transform:
+    """Make the tutorial's augmentation: a random crop, resized to 224×224, perhaps mirrored."""
+    crop = v2.RandomResizedCrop(images.CROP, scale=(smallest_crop, 1))
+    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+
+
+def _seeded(augment: v2.Transform, picture: Tensor, seed: int) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return cast(Tensor, augment(picture))
+
+
+def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
+    """List the photos to learn from and to check with.
+
+    Where data_dir has no train/ and val/, a fifth of each class, chosen by `seed`, is set aside
+    to check with. Raises StackError where a class has too few.
+    """
+    names: Names = {split: [] for split in SPLITS}
+    rng = random.Random(seed)  # noqa: S311  (nothing secret about it)
+    for name in classes:
+        if is_split(data_dir):
+            parts = [photos_in(data_dir / split / name) for split in SPLITS]
+        else:
+            photos = photos_in(data_dir / name)
+            chosen = set(
+                rng.sample(photos, min(len(photos), max(1, round(VAL_SHARE * len(photos)))))
+            )
+            parts = [[p for p in photos if p not in chosen], sorted(chosen)]
+        for split, paths in zip(SPLITS, parts, strict=True):
+            if not paths:
+                where = data_dir / split / name if is_split(data_dir) else data_dir / name
+                raise StackError(
+                    f"{where} has no photos in it for {split}: put some there"
+                    f" ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
+                )
+            names[split] += [path.relative_to(data_dir).as_posix() for path in paths]
+    return names
+
+
+def check_recorded(data_dir: Path, names: Names) -> None:
+    """Raise StackError where data_dir lacks a photo that a checkpoint names."""
+    for name in (*names["train"], *names["val"]):
+        if not (data_dir / name).is_file():
+            raise StackError(
+                f"{data_dir} lacks {name}, with which the checkpoint was made: name the folder it"
+                " was trained on with --data-dir"
+            )
+
+
+def open_photos(
+    data_dir: Path,
+    names: Names,
+    classes: list[str],
+    *,
+    smallest_crop: float,
+    budget: float,
+    device: torch.device,
+) -> tuple[Photos, Photos, list[str]]:
+    """Read all photos once; give those to learn from, those to check with, and warnings.
+
+    At most `budget` bytes of decoded photos are kept on `device`. Raises StackError where none of
+    a class can be used.
+    """
+    train = Photos(data_dir, names["train"], classes, smallest_crop)
+    val = Photos(data_dir, names["val"], classes)
+    total = len(train) + len(val)
+    with tqdm(total=total, desc="reading", unit="photo", leave=False, disable=None) as bar:
+        of_val = val.load(budget, device, bar)
+        of_train = train.load(budget - of_val.nbytes, device, bar)
+    broken = [*of_train.broken, *of_val.broken]
+    for photos in (train, val):
+        missing = [name for label, name in enumerate(classes) if label not in photos.labels]
+        if missing:
+            raise StackError(
+                f"none of the photos of {missing[0]} can be used to"
+                f" {'learn from' if photos is train else 'check with'}: {_some(broken)}"
+            )
+    learnt = set(of_train.digests.values())
+    both = [str(path) for path, digest in of_val.digests.items() if digest in learnt]
+    return train, val, strays(data_dir, classes) + warnings(classes, train, broken, both)
+
+
+def warnings(classes: list[str], train: Photos, broken: list[str], both: list[str]) -> list[str]:
+    """Say what people should know of their photos before they trust the result."""
+    found = []
+    if broken:
+        found.append(f"{len(broken)} photos left out: {_some(broken)}")
+    if both:
+        found.append(
+            f"{len(both)} photos to check with are also learnt from, which flatters the accuracy:"
+            f" {_some(both)}"
+        )
+    counts = {name: train.labels.count(label) for label, name in enumerate(classes)}
+    if max(counts.values()) >= UNEQUAL * min(counts.values()):
+        sizes = ", ".join(f"{count} {name}" for name, count in counts.items())
+        found.append(f"classes of very unequal size ({sizes}): look at the recall of each")
+    return found
+
+
+def strays(data_dir: Path, classes: list[str]) -> list[str]:
+    """Warn of files in the class folders that are not named like photos."""
+    roots = [data_dir / split for split in SPLITS] if is_split(data_dir) else [data_dir]
+    files = [p for root in roots for name in classes for p in sorted((root / name).iterdir())]
+    odd = [str(p) for p in files if p.suffix.lower() not in SUFFIXES and p.name[0] != "."]
+    return [f"{len(odd)} files left out, not named like photos: {_some(odd)}"] if odd else []
+
+
+def _some(items: list[str]) -> str:
+    more = len(items) - MOST_NAMED
+    return "; ".join(items[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def photos_in(folder: Path) -> list[Path]:
     """List the photos of one class, sorted by name so that a seed means the same everywhere."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
+    )
+
+
+def is_split(data_dir: Path) -> bool:
+    """Tell data_dir/{train,val}/CLASS from data_dir/CLASS."""
+    return any((data_dir / split).is_dir() for split in SPLITS)
 
 
 def find_classes(data_dir: Path) -> list[str]:
-    """Name the classes: the folders in data_dir/train, sorted. Raises StackError."""
-    for split in ("train", "val"):
+    """Name the classes: the folders in data_dir, or in its train/, sorted. Raises StackError."""
+    if not is_split(data_dir):
+        return _class_folders(data_dir)
+    for split in SPLITS:
         if not (data_dir / split).is_dir():
-            raise StackError(
-                f"there are no photos in {data_dir / split}: run `sh get_data.sh` first, or name"
-                " another folder with --data-dir (it needs train/ and val/, with one folder per"
-                " class in each)"
-            )
-    classes, val = (
-        sorted(p.name for p in (data_dir / s).iterdir() if p.is_dir() and p.name[0] != ".")
-        for s in ("train", "val")
-    )
-    if len(classes) < 2:  # noqa: PLR2004
-        raise StackError(f"{data_dir / 'train'} needs at least two class folders, has {classes}")
+            raise StackError(f"there are no photos in {data_dir / split}: {_REMEDY}")
+    classes, val = (_class_folders(data_dir / split) for split in SPLITS)
     if classes != val:
         raise StackError(
             f"{data_dir}/train and {data_dir}/val must have the same class folders:"
@@ -80,6 +292,34 @@ def find_classes(data_dir: Path) -> list[str]:
     return classes
 
 
+_REMEDY = (
+    "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
+    " class in it, or train/ and val/ with one folder per class in each)"
+)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise StackError(f"there are no photos in {folder}: {_REMEDY}")
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    if len(classes) < 2:  # noqa: PLR2004
+        raise StackError(
+            f"{folder} needs at least two class folders, has {', '.join(classes) or 'none'}:"
+            f" {_REMEDY}"
+        )
+    return classes
+
+
 def is_sample(data_dir: Path) -> bool:
     """Tell generated pictures (`sh get_data.sh --sample`) from photos."""
     return (data_dir / sample.NOTE).exists()
+
+
+def notice(data_dir: Path, from_scratch: bool) -> str:
+    """Say what people must know of a model before they trust it; "" if nothing."""
+    start = "from random weights" if from_scratch else "from ImageNet weights"
+    if is_sample(data_dir):
+        return f"A demonstration: trained {start} on drawn pictures, knows nothing of real photos."
+    if from_scratch:
+        return f"Trained {start} instead of ImageNet's: expect many mistakes."
+    return ""

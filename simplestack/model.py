@@ -12,6 +12,8 @@ from simplestack import StackError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
 STD = (0.229, 0.224, 0.225)
+PROBE_STEPS = 200  # of L-BFGS, at most
+PROBE_L2 = 1e-2  # times the squared norm of the head's weights
 
 
 class Classifier(nn.Module):
@@ -38,11 +40,43 @@ class Classifier(nn.Module):
         head applied at every position gives maps whose mean *is* the logit
         (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
         """
+        fc = self.resnet.fc
+        maps = nn.functional.conv2d(self._layers(photos), fc.weight[:, :, None, None], fc.bias)
+        return maps.mean((2, 3)), maps
+
+    def features(self, photos: Tensor) -> Tensor:
+        """Give what the head sees, N×512, of uint8 photos."""
+        return self._layers(photos).mean((2, 3))
+
+    def fit_head(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Fit the head to features, N×512, and their labels, N: a linear probe. Gives its logits.
+
+        It is multinomial logistic regression with L2 regularisation, solved to its optimum by
+        L-BFGS: nothing is random about it. Starting from there, fine-tuning distorts the features
+        less (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+        """
+        head = nn.Linear(features.shape[1], self.resnet.fc.out_features)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        optimizer = torch.optim.LBFGS(
+            head.parameters(), max_iter=PROBE_STEPS, line_search_fn="strong_wolfe"
+        )
+
+        def objective() -> float:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(head(features), labels)
+            loss = loss + PROBE_L2 * head.weight.square().sum()
+            loss.backward()
+            return loss.item()
+
+        optimizer.step(objective)
+        self.resnet.fc.load_state_dict(head.state_dict())
+        return cast(Tensor, head(features)).detach()
+
+    def _layers(self, photos: Tensor) -> Tensor:
         net = self.resnet
         x = net.maxpool(net.relu(net.bn1(net.conv1(self._normalise(photos)))))
-        features = net.layer4(net.layer3(net.layer2(net.layer1(x))))
-        maps = nn.functional.conv2d(features, net.fc.weight[:, :, None, None], net.fc.bias)
-        return maps.mean((2, 3)), maps
+        return cast(Tensor, net.layer4(net.layer3(net.layer2(net.layer1(x)))))
 
     def _normalise(self, photos: Tensor) -> Tensor:
         return (photos.permute(0, 3, 1, 2).float() - self.mean) / self.std

@@ -16,17 +16,19 @@ def folder(pictures, tmp_path) -> Path:
 
 
 def test_validation_photo_is_what_serving_sees(pictures):
-    photos = data.Photos(pictures / "val", ["ants", "bees"], training=False)
-    photo, label = photos[4]
+    names = data.find_photos(pictures, ["ants", "bees"], 0)["val"]
+    photos = data.Photos(pictures, names, ["ants", "bees"])
+    photo, label = photos[4, None]
     assert label == 1
     assert np.array_equal(photo, images.read(photos.paths[4].read_bytes()))
 
 
 def test_training_photo_is_augmented(pictures):
-    photos = data.Photos(pictures / "train", ["ants", "bees"], training=True)
-    first, again = photos[0][0], photos[0][0]
+    names = data.find_photos(pictures, ["ants", "bees"], 0)["train"]
+    photos = data.Photos(pictures, names, ["ants", "bees"], smallest_crop=0.25)
+    first, other = photos[0, 1][0], photos[0, 2][0]
     assert first.shape == (224, 224, 3)
-    assert not torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_missing_folder_names_the_remedy(tmp_path):

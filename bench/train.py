@@ -1,0 +1,161 @@
+"""Race the default recipe against the tutorial's own loop, epoch by epoch, in one run.
+
+    python bench/train.py                        # 25 epochs each: what the README quotes
+    python bench/train.py --epochs 3             # the ratio per epoch only
+
+The tutorial's loop is written out below as it was published: batches of 4, float32, photos decoded
+anew in every epoch in the same process. The epochs of the two alternate, so that whatever else the
+machine does slows both. Start-up counts for the default recipe: its time to an accuracy begins
+before the first photo is read.
+"""
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+PROJECT = Path(__file__).parent.parent
+sys.path.insert(0, str(PROJECT))  # the scripts are no package
+
+import train as ours  # noqa: E402
+from simplestack import engine, model  # noqa: E402
+
+TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
+NORMALISE = v2.Normalize(list(model.MEAN), list(model.STD))
+TRANSFORMS = {
+    "train": v2.Compose(
+        [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *TO_TENSOR, NORMALISE]
+    ),
+    "val": v2.Compose([v2.Resize(256), v2.CenterCrop(224), *TO_TENSOR, NORMALISE]),
+}
+
+
+class Tutorial:
+    """The loop of PyTorch's transfer learning tutorial."""
+
+    def __init__(self, data_dir: Path, device: torch.device) -> None:
+        """Build network, optimizer and loaders as the tutorial does."""
+        self.device = device
+        self.loaders = {
+            split: DataLoader(
+                ImageFolder(str(data_dir / split), transform, is_valid_file=readable),
+                batch_size=4,
+                shuffle=True,
+            )
+            for split, transform in TRANSFORMS.items()
+        }
+        self.network = model.pretrained(2).resnet.to(device)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.001, momentum=0.9)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=7, gamma=0.1)
+
+    def epoch(self) -> float:
+        """Train for an epoch; give the validation accuracy."""
+        self.network.train()
+        for photos, labels in self.loaders["train"]:
+            self.optimizer.zero_grad()
+            logits = self.network(photos.to(self.device))
+            nn.functional.cross_entropy(logits, labels.to(self.device)).backward()
+            self.optimizer.step()
+        self.scheduler.step()
+        self.network.eval()
+        right = total = 0
+        with torch.no_grad():
+            for photos, labels in self.loaders["val"]:
+                answers = self.network(photos.to(self.device)).argmax(1).cpu()
+                right, total = right + int((answers == labels).sum()), total + len(labels)
+        return right / total
+
+
+def readable(path: str) -> bool:
+    """Leave out imageNotFound.gif, as train.py does."""
+    return not path.endswith(".gif")
+
+
+def timed_run(*arguments: object) -> tuple[list[float], list[float], float]:
+    """Train; give the seconds until the end of each epoch, its accuracy, and the total."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run.ckpt")
+        given = ["--output", str(path), "--save-to-bento", "no", *map(str, arguments)]
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ours.main(given)
+        total = time.perf_counter() - started
+        history = ours.checkpoint.load(path).history
+    startup = total - sum(row["seconds"] for row in history)
+    clock, at = startup, []
+    for row in history:
+        clock += row["seconds"]
+        at.append(clock)
+    return at, [row["val_accuracy"] for row in history], total
+
+
+def race(data_dir: Path, epochs: int) -> None:
+    """Alternate epochs of both, print what they took, and the ratios."""
+    device = engine.choose_device("auto")
+    tutorial = Tutorial(data_dir, device)
+    run = OurEpochs(data_dir, epochs)
+    seconds: dict[str, list[float]] = {"tutorial": [], "ours": []}
+    best, reached, clock = 0.0, 0.0, 0.0
+    for epoch in range(1, epochs + 1):
+        started = time.perf_counter()
+        accuracy = tutorial.epoch()
+        seconds["tutorial"].append(time.perf_counter() - started)
+        clock += seconds["tutorial"][-1]
+        if accuracy > best:
+            best, reached = accuracy, clock
+        seconds["ours"].append(run.epoch(epoch))
+        print(
+            f"epoch {epoch:2}  tutorial {seconds['tutorial'][-1]:6.1f} s  accuracy {accuracy:.4f}"
+            f"   ours {seconds['ours'][-1]:6.1f} s",
+            flush=True,
+        )
+    theirs, mine = sum(seconds["tutorial"]), sum(seconds["ours"])
+    print(f"{epochs} epochs: tutorial {theirs:.1f} s, ours {mine:.1f} s: {theirs / mine:.1f}×")
+    at, accuracies, total = timed_run("--data-dir", data_dir)
+    print(f"the tutorial is best, {best:.4f}, after {reached:.1f} s")
+    soon = [t for t, accuracy in zip(at, accuracies, strict=True) if accuracy >= best]
+    if soon:
+        print(f"ours is as good after {soon[0]:.1f} s: {reached / soon[0]:.0f}× sooner")
+    print(f"ours ends after {total:.1f} s with best {max(accuracies):.4f}")
+    print(f"--freeze takes {timed_run('--data-dir', data_dir, '--freeze')[2]:.1f} s")
+
+
+class OurEpochs:
+    """The default recipe, one epoch at a time: full fine-tuning, checkpoint and all."""
+
+    def __init__(self, data_dir: Path, epochs: int) -> None:
+        """Prepare a run of so many epochs."""
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name, "run.ckpt")
+        args = ours.parse_arguments(["--data-dir", str(data_dir), "--epochs", str(epochs)])
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            self.run = ours.prepare(args, engine.start("auto"), path)
+
+    def epoch(self, number: int) -> float:
+        """Train for an epoch; give its seconds."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            ours.train_epoch(self.run, number, ours.tqdm(disable=True))
+        return self.run.state.history[-1]["seconds"]
+
+
+def main() -> None:
+    """Race, as the command line asks for."""
+    parser = argparse.ArgumentParser(description="Race the default recipe against the tutorial.")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
+    parser.add_argument("--epochs", type=int, default=25, help="of each (default: 25)")
+    args = parser.parse_args()
+    print(f"on {engine.Engine(engine.choose_device('auto'))}")
+    race(args.data_dir, args.epochs)
+
+
+if __name__ == "__main__":
+    main()
