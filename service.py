@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from simplestack import StackError, images, settings
+from simplestack import StackError, container, images, settings
 from simplestack.gate import Gate, error_response
 from simplestack.inference import OnnxModel, softmax
 
@@ -34,7 +34,9 @@ PAGE = Path(images.__file__).parent / "web" / "index.html"
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
 
 
-@bentoml.service(name="ant_or_bee_classifier", http={"port": PORT})
+@bentoml.service(
+    name="ant_or_bee_classifier", http={"port": PORT}, image=container.IMAGE, envs=container.ENVS
+)
 class AntOrBeeClassifier:
     """Tells what is on a photo, by a fine-tuned ResNet-18."""
 

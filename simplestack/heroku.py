@@ -1,0 +1,35 @@
+"""BentoML's Dockerfile, patched to what Heroku asks for: a CMD, on $PORT, as whatever user."""
+
+from simplestack import StackError
+
+REASONS = {
+    "EXPOSE 3000": "Heroku ignores EXPOSE, and says in $PORT where it is to be.",
+    "EXPOSE 3001": "there is nothing: /metrics is served on $PORT too.",
+    'ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]': (
+        "it starts `bentoml serve`, which writes to the home of a user that Heroku doesn't use."
+    ),
+}
+"""The lines of the generated Dockerfile that are commented out, and why."""
+
+CMD = """\
+# Changed for Heroku: gunicorn on $PORT, once the settings are known to be good. `exec`, so that
+# SIGTERM reaches gunicorn, which finishes what it has begun, and not a shell that ignores it.
+CMD cd src && python -m simplestack.settings && exec gunicorn --bind "0.0.0.0:${PORT:-5000}"
+"""
+
+
+def patch(dockerfile: str) -> str:
+    """Make BentoML's generated Dockerfile one for Heroku.
+
+    Raises StackError where it doesn't have each of the lines that are to be changed exactly once.
+    """
+    lines = dockerfile.rstrip().splitlines()
+    for line, reason in REASONS.items():
+        if lines.count(line) != 1:
+            raise StackError(
+                f"BentoML's Dockerfile has the line {line!r} {lines.count(line)} times, not once:"
+                " install the BentoML in requirements.txt, or adapt simplestack/heroku.py to it"
+            )
+        at = lines.index(line)
+        lines[at : at + 1] = [f"# Changed for Heroku: {reason}", f"# {line}"]
+    return "\n".join([*lines, "", CMD])
