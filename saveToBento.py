@@ -42,6 +42,7 @@ SERVED = (
     "simplestack/settings.py",
     "simplestack/web/index.html",
 )
+PACKED_BY = (*SERVED, "simplestack/heroku.py")  # a change of these makes another Bento
 PACKAGES = ("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow")  # what those files import
 CALIBRATION_PHOTOS = 100
 MOST_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{path} knows {', '.join(state.classes)}, but {data_dir} has other class folders:"
             " name the one it was trained on with --data-dir"
         )
-    labels = {"checkpoint": fingerprint(path), "code": fingerprint(*(PROJECT / f for f in SERVED))}
+    code = fingerprint(*(PROJECT / name for name in PACKED_BY))
+    labels = {"checkpoint": fingerprint(path), "code": code}
     bento = packed_before(labels)
     if bento:
         print(f"{path} is packed already.")
@@ -160,8 +162,7 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
             )
         # The model itself too, so that the saved path is all that serving or an image needs.
         bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
-        generated = Path(bento.path_of("env/docker/Dockerfile")).read_text()
-        Path(bento.path_of("Dockerfile")).write_text(heroku.patch(generated))
+        heroku.prepare(Path(bento.path))
     except BaseException:
         bentoml.models.delete(stored.tag)
         raise

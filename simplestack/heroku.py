@@ -1,5 +1,7 @@
 """BentoML's Dockerfile, patched to what Heroku asks for: a CMD, on $PORT, as whatever user."""
 
+from pathlib import Path
+
 from simplestack import StackError
 
 REASONS = {
@@ -16,6 +18,14 @@ CMD = """\
 # SIGTERM reaches gunicorn, which finishes what it has begun, and not a shell that ignores it.
 CMD cd src && python -m simplestack.settings && exec gunicorn --bind "0.0.0.0:${PORT:-5000}"
 """
+
+
+def prepare(saved_path: Path) -> None:
+    """Make a Bento one that Heroku can build and run: a Dockerfile, and files that all can read."""
+    generated = saved_path / "env" / "docker" / "Dockerfile"
+    (saved_path / "Dockerfile").write_text(patch(generated.read_text()))
+    for path in saved_path.rglob("*"):  # the model store keeps its folders to their owner
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
 
 
 def patch(dockerfile: str) -> str:

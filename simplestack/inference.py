@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from typing import cast
 
+# Before ONNX Runtime is imported: its makers are told of every start unless it is told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
