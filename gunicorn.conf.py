@@ -11,7 +11,7 @@ scratch = tempfile.mkdtemp(prefix="bentoml-")
 os.environ["BENTOML_HOME"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
 
 wsgi_app = "simplestack.container:app()"
-worker_class = "asgi"
+worker_class = "simplestack.container.Worker"
 asgi_lifespan = "on"  # the model is loaded then: who can't load it must not serve
 preload_app = True  # workers share the memory of what is imported; a bad setting stops at once
 graceful_timeout = 9  # seconds: `docker stop` kills after 10, Heroku after 30

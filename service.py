@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from simplestack import StackError, container, images, settings
+from simplestack import StackError, heroku, images, settings
 from simplestack.gate import Gate, error_response
 from simplestack.inference import OnnxModel, softmax
 
@@ -35,7 +35,7 @@ MODEL = BentoModel("ant_or_bee_resnet18:latest")
 
 
 @bentoml.service(
-    name="ant_or_bee_classifier", http={"port": PORT}, image=container.IMAGE, envs=container.ENVS
+    name="ant_or_bee_classifier", http={"port": PORT}, image=heroku.IMAGE, envs=heroku.ENVS
 )
 class AntOrBeeClassifier:
     """Tells what is on a photo, by a fine-tuned ResNet-18."""
