@@ -117,10 +117,13 @@ wait_until_ready() {
 }
 
 predict() {
-	set -- curl --fail-with-body --silent --show-error -X POST "$web_url/predict" \
-		-H "Content-Type: image/*" --data-binary "@${photo:-image.jpg}"
+	say "curl -X POST $web_url/predict -H 'Content-Type: image/*' --data-binary @${photo:=image.jpg}" \
+		"${API_TOKEN:+-H \"Authorization: Bearer \$API_TOKEN\"}"
+	[ "$dry" ] && return
+	set -- --fail-with-body --silent --show-error -H "Content-Type: image/*" --data-binary "@$photo"
 	[ -z "${API_TOKEN-}" ] || set -- "$@" -H "Authorization: Bearer $API_TOKEN"
-	run "$@" || fail "no prediction: with a token on the app, API_TOKEN=... sh deploy.sh $app"
+	curl -X POST "$web_url/predict" "$@" ||
+		fail "no prediction: where the app has a token, API_TOKEN=... sh deploy.sh $app"
 }
 
 log=$(mktemp)

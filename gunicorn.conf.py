@@ -28,4 +28,4 @@ def child_exit(_: Any, worker: Any) -> None:
     """Forget the gauges of a worker that has ended."""
     from prometheus_client import multiprocess  # noqa: PLC0415  # not before its folder is named
 
-    multiprocess.mark_process_dead(worker.pid)
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ fail() {
 
 [ "$(id -u)" = 0 ] || fail "the container engine is installed and run as root: run it with sudo"
 
-engine="podman runc netavark aardvark-dns fuse-overlayfs iptables debootstrap docker-registry openssl"
+engine="podman runc netavark aardvark-dns fuse-overlayfs iptables podman-compose debootstrap docker-registry openssl"
 missing=
 for package in $engine curl; do
 	dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
@@ -27,9 +27,6 @@ if [ "$missing" ]; then
 	# shellcheck disable=SC2086 # one argument a package
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
 fi
-
-"$state/node_modules/.bin/heroku" --version 2>/dev/null | grep -q "heroku/$HEROKU_CLI " ||
-	npm install --silent --no-save --prefix "$state" "heroku@$HEROKU_CLI"
 
 # Podman's own engine can't start everywhere; runc without resource limits can.
 cat >"$state/containers.conf" <<-END
@@ -80,3 +77,7 @@ podman image exists "$base" || timeout 60 podman pull -q "$base" 2>/dev/null || 
 	ln -s python3 "$root/usr/bin/python"
 	tar -C "$root" -c . | podman import -q - "$base" >/dev/null
 }
+
+# Last, as it needs Node 20, which not every Debian has.
+"$state/node_modules/.bin/heroku" --version 2>/dev/null | grep -q "heroku/$HEROKU_CLI " ||
+	npm install --silent --no-save --prefix "$state" "heroku@$HEROKU_CLI"

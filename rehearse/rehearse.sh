@@ -25,12 +25,12 @@ cat >"$state/registry.yml" <<-END
 END
 docker-registry serve "$state/registry.yml" >"$state/registry.log" 2>&1 &
 registry=$!
-python3 rehearse/platform.py 127.0.0.3 "$state/tls.crt" "$state/tls.key" docker \
-	>"$state/platform.log" 2>&1 &
-platform=$!
+python3 rehearse/stand_in.py 127.0.0.3 "$state/tls.crt" "$state/tls.key" docker \
+	>"$state/stand_in.log" 2>&1 &
+stand_in=$!
 
 stop() {
-	kill "$registry" "$platform"
+	kill "$registry" "$stand_in"
 	podman ps --all --quiet --filter name=^heroku- | xargs -r podman rm --force --time 10 >/dev/null
 }
 trap stop EXIT

@@ -1,6 +1,6 @@
 """A stand-in for the few calls of Heroku's platform API that a deployment makes, on loopback.
 
-    python rehearse/platform.py ADDRESS CERTIFICATE KEY DOCKER
+    python rehearse/stand_in.py ADDRESS CERTIFICATE KEY DOCKER
 
 It starts a released image as Heroku does: as a user that owns nothing, in 512 MB, with a read-only
 root but for /tmp, on a $PORT of its choosing.
@@ -19,20 +19,23 @@ HEROKUS_RULES = (
     *("--user", "23456:0", "--memory", "512m", "--memory-swap", "512m", "--network", "host"),
     *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777"),  # noqa: S108
 )
+TAKEN = "taken"  # the name of an app of somebody else
 Answer = tuple[int, Any]
 docker = "docker"
 apps: dict[str, dict[str, Any]] = {}
 releases: dict[str, list[dict[str, Any]]] = {}
+settings: dict[str, dict[str, str]] = {}
 
 
 def create(name: str, stack: str) -> Answer:
     """Create an app, as POST /apps does."""
-    if name in apps:
+    if name in {*apps, TAKEN}:
         return 422, {"id": "invalid_params", "message": f"Name {name} is already taken"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     releases[name] = []
+    settings[name] = {}
     apps[name] = {
         "id": f"00000000-0000-4000-8000-{len(apps):012}",
         "name": name,
@@ -56,7 +59,8 @@ def release(name: str, image: str) -> Answer:
         return 422, {"id": "invalid_params", "message": f"{image} was not pushed to {reference}"}
     port = apps[name]["web_url"].rstrip("/").rpartition(":")[2]
     run("rm", "--force", "--time", "10", f"heroku-{name}")
-    run("run", "--detach", "--name", f"heroku-{name}", "-e", f"PORT={port}", *HEROKUS_RULES, image)
+    variables = [f"--env={key}={value}" for key, value in {**settings[name], "PORT": port}.items()]
+    run("run", "--detach", "--name", f"heroku-{name}", *variables, *HEROKUS_RULES, image)
     version = len(releases[name]) + 1
     releases[name].insert(
         0, {"id": f"{name}-v{version}", "version": version, "status": "succeeded"}
@@ -92,10 +96,14 @@ class Platform(BaseHTTPRequestHandler):
                 self.answer(200, {"email": "somebody@example.com"})
             case ["logs", name]:
                 self.answer(200, log_of(name))
+            case ["apps", name, *_] if name == TAKEN:
+                self.answer(403, {"id": "forbidden", "message": "You do not have access to it."})
             case ["apps", name, *_] if name not in apps:
                 self.answer(404, {"id": "not_found", "message": "Couldn't find that app."})
             case ["apps", name]:
                 self.answer(200, apps[name])
+            case ["apps", name, "config-vars"]:
+                self.answer(200, settings[name])
             case ["apps", name, "releases"]:
                 self.answer(200, releases[name][:1])
             case ["apps", _, "pipeline-couplings"]:
@@ -116,8 +124,11 @@ class Platform(BaseHTTPRequestHandler):
                 self.answer(404, {"id": "not_found", "message": "Not rehearsed."})
 
     def do_PATCH(self) -> None:
-        """Release an image."""
+        """Release an image, or change the settings of an app, for its next release."""
         match self.path.strip("/").split("/"):
+            case ["apps", name, "config-vars"]:
+                settings[name].update(self.body())
+                self.answer(200, settings[name])
             case ["apps", name, "formation"]:
                 self.answer(*release(name, self.body()["updates"][0]["docker_image"]))
             case _:
