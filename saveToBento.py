@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+from datetime import datetime
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ SERVED = (
     "simplestack/heroku.py",
     "simplestack/images.py",
     "simplestack/inference.py",
+    "simplestack/page.py",
     "simplestack/settings.py",
+    "simplestack/web/docs.html",
     "simplestack/web/index.html",
 )
 PACKAGES = ("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow")  # what those files import
@@ -52,7 +55,7 @@ MOST_LOST_PHOTOS = 1  # by int8, of the validation photos
 def main(argv: list[str] | None = None) -> None:
     """Pack, from the command line to the commands that serve the result."""
     args = parse_arguments(argv)
-    path = args.checkpoint or checkpoint.newest(PROJECT / "saved_models")
+    path = args.checkpoint or checkpoint.newest(Path("saved_models"))
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     if data.find_classes(data_dir) != state.classes:
@@ -68,7 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Packing {path}")
         with tempfile.TemporaryDirectory() as folder:
             file, metadata = export_model(state, data_dir, Path(folder))
-            bento = build(file, {**metadata, "checkpoint_sha256": labels["checkpoint"]}, labels)
+            metadata["checkpoint_sha256"] = labels["checkpoint"]
+            metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
+            bento = build(file, metadata, labels)
     show(bento, state, data_dir)
 
 
@@ -226,3 +231,6 @@ if __name__ == "__main__":
         main()
     except StackError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped: nothing was packed.", file=sys.stderr)
+        sys.exit(130)

@@ -10,7 +10,6 @@ is deployed has no torch in it.
 import os
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 # Before BentoML is imported: it reports every start of a server to its makers unless told not to.
@@ -20,17 +19,13 @@ import bentoml
 import numpy as np
 from bentoml.models import BentoModel
 from PIL.Image import Image
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
 
 from simplestack import StackError, heroku, images, settings
 from simplestack.gate import Gate, error_response
 from simplestack.inference import OnnxModel, softmax
+from simplestack.page import site
 
 PORT = 5000
-PAGE = Path(images.__file__).parent / "web" / "index.html"
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
 
 
@@ -78,20 +73,10 @@ def about() -> dict[str, Any]:
     return dict(MODEL.resolve().info.metadata)
 
 
-async def page(_: Request) -> Response:
-    """Answer the page on which people try the model."""
-    return FileResponse(PAGE)
-
-
-async def about_model(_: Request) -> Response:
-    """Answer what is known of the model, for the page and for programs."""
-    return JSONResponse(about())
-
-
 try:
     limits = settings.from_environment()
 except StackError as error:
     sys.exit(f"error: {error}")
 service: bentoml.Service[Any] = AntOrBeeClassifier
 service.add_asgi_middleware(Gate, settings=limits)
-service.mount_asgi_app(Starlette(routes=[Route("/", page), Route("/model.json", about_model)]))
+service.mount_asgi_app(site(about))

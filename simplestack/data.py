@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from simplestack import StackError, images
+from simplestack import StackError, images, sample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
-SAMPLE_NOTE = "SAMPLE.txt"  # its presence marks generated pictures, see simplestack/sample.py
+
 
 augment = v2.Compose([v2.RandomResizedCrop(images.CROP), v2.RandomHorizontalFlip()])
 """The tutorial's augmentation of a training photo, from PIL to PIL image."""
@@ -82,4 +82,4 @@ def find_classes(data_dir: Path) -> list[str]:
 
 def is_sample(data_dir: Path) -> bool:
     """Tell generated pictures (`sh get_data.sh --sample`) from photos."""
-    return (data_dir / SAMPLE_NOTE).exists()
+    return (data_dir / sample.NOTE).exists()

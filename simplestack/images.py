@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from simplestack import StackError
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
 MAX_PIXELS = 50_000_000
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a phone's MPO opens as JPEG
+
+# Pillow loads some formats only when it meets them, and then all it knows, forty more. Not here.
+Image.preinit()
+LOADED = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
 
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None
@@ -52,9 +56,14 @@ _OTHER_FILES = (
     (4, b"ftyphev", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
     (4, b"ftypmsf1", "HEIF"),
-    (4, b"ftyp", "video"),
+    (4, b"ftypiso", "video"),
+    (4, b"ftypmp4", "video"),
+    (4, b"ftypM4", "video or sound"),
+    (4, b"ftypqt", "video"),
+    (4, b"ftyp3g", "video"),
+    (8, b"AVI ", "video"),
+    (8, b"WAVE", "sound"),
     (0, b"\x1aE\xdf\xa3", "video"),
-    (0, b"RIFF", "video or sound"),
     (0, b"OggS", "video or sound"),
     (0, b"\0\0\1\xba", "video"),
     (0, b"FLV\1", "video"),

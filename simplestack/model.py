@@ -1,5 +1,6 @@
 """The network: torchvision's ResNet-18 with a new head, from uint8 photos to logits."""
 
+import sys
 from typing import cast
 from urllib.error import URLError
 
@@ -71,3 +72,10 @@ def pretrained(classes: int) -> Classifier:
             f" ({type(error).__name__}): delete the file there and start again"
         ) from error
     return model
+
+
+if __name__ == "__main__":  # python -m simplestack.model: fetch the weights, so that they are there
+    try:
+        pretrained(2)
+    except StackError as error:
+        sys.exit(f"error: {error}")

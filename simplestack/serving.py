@@ -1,4 +1,9 @@
-"""Start a packed Bento as people do, with `bentoml serve`, wait for it, and stop it again."""
+"""Start a packed Bento as people do, with `bentoml serve`, wait for it, and stop it again.
+
+    python -m simplestack.serving ant_or_bee_classifier:latest image.jpg
+
+serves on port 5000 (PORT sets another), prints the prediction for the image, and stays up.
+"""
 
 import os
 import signal
@@ -15,31 +20,33 @@ from pathlib import Path
 
 from simplestack import StackError
 
+HOST = "127.0.0.1"
 READY_WITHIN = 120  # seconds; a cold disk and a busy machine take a good part of it
 
 
 def free_port() -> int:
     """Find a TCP port that nobody listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 @contextmanager
-def serve(bento: str, **environment: str) -> Iterator[str]:
-    """Serve a Bento, named by its tag or path, on a free port; give the URL.
+def serve(bento: str, port: int = 0, **environment: str) -> Iterator[str]:
+    """Serve a Bento, named by its tag or path, on a port (0: a free one); give the URL.
 
     Raises StackError with the end of the server's log where it doesn't get ready.
     """
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "bentoml", "serve", bento, "--port", str(port)]
+    port = port or free_port()
+    url = f"http://{HOST}:{port}"
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1"],
+            [sys.executable, "-m", "bentoml", "serve", bento, "--host", HOST, "--port", str(port)],
             env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,  # Ctrl-C reaches it through us, once
         )
         try:
             if not _becomes_ready(server, url):
@@ -57,7 +64,7 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
                 return True
-        except (urllib.error.URLError, OSError):  # not yet
+        except OSError:  # not yet
             time.sleep(0.1)
     return False
 
@@ -69,3 +76,35 @@ def predict(url: str, image: Path) -> str:
     )
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
         return str(response.read().decode())
+
+
+def check_port(port: int) -> None:
+    """Raise StackError where somebody listens on a port already."""
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise StackError(
+                f"port {port} is taken by another program: stop that one, or choose another port,"
+                " as in PORT=5001 make run"
+            )
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    bento, image = sys.argv[1:]
+    port = int(os.environ.get("PORT") or 5000)
+    check_port(port)
+    try:
+        with serve(bento, port) as url:
+            print(f"{image} → {predict(url, Path(image))}")
+            print(f"\nThe page: http://localhost:{port}/  (Ctrl-C stops the server)", flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        print("\nStopped.")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        main()
+    except StackError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,47 @@
+#!/bin/sh
+# The whole main job, one script after the other, as a person would type them: `make run`.
+# What is there already is used again: photos, a finished or interrupted training, a packed Bento.
+set -eu
+
+step() {
+    echo
+    echo "\$ $*"
+    "$@"
+}
+
+banner() {
+    printf '\n%s\n' "$(printf '%78s' '' | tr ' ' '#')"
+    printf '##  %-72s##\n' "$@"
+    printf '%s\n' "$(printf '%78s' '' | tr ' ' '#')"
+}
+
+missing=
+if ! step sh get_data.sh; then
+    missing="the photos"
+elif ! step python -m simplestack.model; then
+    missing="the ImageNet weights"
+fi
+
+if [ -z "$missing" ]; then
+    data=data checkpoint=saved_models/photos.ckpt
+    set --
+else
+    data=data-sample checkpoint=saved_models/sample.ckpt
+    banner "DEMONSTRATION ONLY: can't get $missing (see above)." \
+        "So this run draws sample pictures and trains a small network on them" \
+        "from scratch. It shows that the stack works; the result knows nothing" \
+        "of real ants and bees. Run it again once what is missing can be reached."
+    export DATA_DIR=$data
+    step sh get_data.sh --sample
+    set -- --data-dir "$data" --from-scratch --epochs 6 --lr 0.01
+fi
+
+if [ -f "$checkpoint" ]; then
+    step python train.py --checkpoint "$checkpoint" --save-to-bento no
+else
+    step python train.py "$@" --output "$checkpoint" --save-to-bento no
+fi
+step python saveToBento.py "$checkpoint"
+
+for photo in "$data"/val/*/*.jpg; do break; done
+step exec python -m simplestack.serving ant_or_bee_classifier:latest "$photo"

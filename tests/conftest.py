@@ -1,0 +1,105 @@
+"""Real files, a real BentoML store in a temporary home, a real server; built once a session."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+sys.path.insert(0, str(PROJECT))  # the scripts are no package
+
+from simplestack import sample, serving
+
+OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+"""An environment in which nothing outside this machine can be reached."""
+
+
+def run(*command: object, cwd: Path = PROJECT, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command as a person would, without a terminal; give what it printed."""
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def python(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    """Run one of the project's scripts."""
+    return run(sys.executable, PROJECT / script, *arguments, **options)
+
+
+def error_line(result: subprocess.CompletedProcess) -> str:
+    """Give the one line that a user gets when something is wrong, and nothing else."""
+    assert result.returncode not in {0, None}, result.stdout
+    assert "Traceback" not in result.stderr
+    return next(line for line in result.stderr.splitlines() if "error: " in line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bentoml_home(tmp_path_factory) -> Iterator[Path]:
+    """Keep BentoML away from the user's own store."""
+    home = tmp_path_factory.mktemp("bentoml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(home))
+        patch.setenv("BENTOML_DO_NOT_TRACK", "True")
+        yield home
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A data folder with a few drawn pictures."""
+    folder = tmp_path_factory.mktemp("pictures") / "data"
+    sample.write(folder, {"train": 6, "val": 3})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(pictures, tmp_path_factory) -> Path:
+    """A checkpoint of a short training from scratch."""
+    path = tmp_path_factory.mktemp("trained") / "short.ckpt"
+    result = python(
+        "train.py", "--data-dir", pictures, "--from-scratch", "--epochs", 1, "--output", path
+    )
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def packing(trained) -> subprocess.CompletedProcess:
+    """What saveToBento.py did with that checkpoint."""
+    result = python("saveToBento.py", trained)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="session")
+def bento(packing) -> Path:
+    """The saved path of the Bento."""
+    return Path(re.search(r"saved path: (.+)", packing.stdout)[1])
+
+
+@pytest.fixture(scope="session")
+def url(bento) -> Iterator[str]:
+    """The address of the served Bento."""
+    with serving.serve(str(bento)) as address:
+        yield address
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A copy of the project's files, to run things in that write beside them."""
+    names = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
+    for name in filter(None, names):
+        if (PROJECT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, tmp_path / name)
+    return tmp_path
