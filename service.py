@@ -30,7 +30,10 @@ MODEL = BentoModel("ant_or_bee_resnet18:latest")
 
 
 @bentoml.service(
-    name="ant_or_bee_classifier", http={"port": PORT}, image=heroku.IMAGE, envs=heroku.ENVS
+    name="ant_or_bee_classifier",
+    http={"port": PORT},
+    image=bentoml.images.Image(**heroku.IMAGE),
+    envs=heroku.ENVS,
 )
 class AntOrBeeClassifier:
     """Tells what is on a photo, by a fine-tuned ResNet-18."""

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bentoml.images import Image
-
 from simplestack import StackError
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -22,15 +20,21 @@ UV = (
     '[ "$1" = venv ] || python -c "import gunicorn.workers.gasgi, gunicorn.app.wsgiapp"',
     '[ "$1" = venv ] || python -c "import bentoml, onnxruntime, _bentoml_impl.server.app"',
 )
-IMAGE = Image(
-    base_image=f"python:{PYTHON}-slim",
-    distro="",  # with a `distro` BentoML installs a compiler and git
-    commands=[f"printf '%s\\n' {shlex.join(UV)} > /usr/local/bin/uv && chmod +x /usr/local/bin/uv"],
-)
+IMAGE: dict[str, Any] = {
+    "base_image": f"python:{PYTHON}-slim",
+    "distro": "",  # with a `distro` BentoML installs a compiler and git
+    "commands": [
+        f"printf '%s\\n' {shlex.join(UV)} > /usr/local/bin/uv && chmod +x /usr/local/bin/uv"
+    ],
+}
+"""What BentoML makes the image of: the arguments of `bentoml.images.Image`."""
+
 ENVS: list[Any] = [
     # glibc otherwise keeps what loading the model needed for a moment: 90 MB a worker.
     {"name": "MALLOC_TRIM_THRESHOLD_", "value": "131072"},
     {"name": "MALLOC_ARENA_MAX", "value": "2"},
+    # ONNX Runtime otherwise reports its starts to its makers.
+    {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
 ]
 
 REASONS = {

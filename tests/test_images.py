@@ -140,7 +140,9 @@ def test_truncated_image_is_refused(scene, kind):
         images.read(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"http://localhost/x.jpg", b'{"a": 1}', b"\xff\xd8"])
+@pytest.mark.parametrize(
+    "data", [b"", b"junk", b"http://localhost/x.jpg", b'{"a": 1}', b"\xff\xd8"]
+)
 def test_what_is_no_image_is_refused(data):
     with pytest.raises(images.BadImageError):
         images.read(data)
