@@ -36,6 +36,7 @@ def create(name: str, stack: str) -> Answer:
         port = probe.getsockname()[1]
     releases[name] = []
     settings[name] = {}
+    note_release(name)
     apps[name] = {
         "id": f"00000000-0000-4000-8000-{len(apps):012}",
         "name": name,
@@ -66,6 +67,14 @@ def release(name: str, image: str) -> Answer:
         0, {"id": f"{name}-v{version}", "version": version, "status": "succeeded"}
     )
     return 200, [{"type": "web", "quantity": 1, "docker_image": {"id": image}}]
+
+
+def note_release(name: str) -> None:
+    """Count a release: the creation of an app, and each change of its image or settings."""
+    version = len(releases[name]) + 1
+    releases[name].insert(
+        0, {"id": f"{name}-v{version}", "version": version, "status": "succeeded"}
+    )
 
 
 def run(*arguments: str) -> str:
@@ -128,6 +137,7 @@ class Platform(BaseHTTPRequestHandler):
         match self.path.strip("/").split("/"):
             case ["apps", name, "config-vars"]:
                 settings[name].update(self.body())
+                note_release(name)
                 self.answer(200, settings[name])
             case ["apps", name, "formation"]:
                 self.answer(*release(name, self.body()["updates"][0]["docker_image"]))
