@@ -90,7 +90,8 @@ def log_of(name: str) -> str:
     done = subprocess.run([docker, "logs", container], capture_output=True, text=True, check=False)
     running = run("inspect", "--format", "{{.State.Running}}", container) == "true"
     crashed = "" if running else 'heroku[router]: at=error code=H10 desc="App crashed"\n'
-    return done.stdout + done.stderr + crashed
+    lines = (done.stdout + done.stderr + crashed).splitlines()
+    return "".join(f"data: {line}\n\n" for line in lines)  # as server-sent events
 
 
 class Platform(BaseHTTPRequestHandler):
@@ -151,10 +152,10 @@ class Platform(BaseHTTPRequestHandler):
         return parsed
 
     def answer(self, status: int, what: Any) -> None:
-        """Send JSON, or text."""
+        """Send JSON, or events."""
         body = (what if isinstance(what, str) else json.dumps(what)).encode()
         self.send_response(status)
-        kind = "text/plain" if isinstance(what, str) else "application/json"
+        kind = "text/event-stream" if isinstance(what, str) else "application/json"
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
