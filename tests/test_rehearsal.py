@@ -309,7 +309,7 @@ def test_an_app_that_crashes_is_explained_from_its_log(heroku):
         heroku config:set MAX_BYTES=nonsense --app crashing
         READY_WITHIN=3 sh deploy.sh crashing"""
     )
-    assert "H10" in error_line(result)
+    assert "error: it crashed (H10)" in result.stderr
     assert "error: MAX_BYTES='nonsense'" in result.stderr
 
 
