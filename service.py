@@ -56,7 +56,9 @@ class AntOrBeeClassifier:
         try:
             photo = images.to_array(image)
         except StackError as error:
-            return error_response(error)  # type: ignore[return-value]  # BentoML sends it as it is
+            response = error_response(error)
+            ctx.response.status_code = response.status_code  # BentoML's would replace it
+            return response  # type: ignore[return-value]  # BentoML sends it as it is
         logits, maps = self.model(photo[None])
         probabilities = softmax(logits[0])
         best = int(probabilities.argmax())

@@ -10,6 +10,7 @@ and of the best epoch, so Ctrl-C costs at most the epoch under way.
 """
 
 import argparse
+import math
 import os
 import platform
 import signal
@@ -78,7 +79,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(resumed=None)
     args = parser.parse_args(argv)
     for name in ("epochs", "batch_size", "lr"):
-        if getattr(args, name) <= 0:
+        if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
     if args.checkpoint:
         resumed = checkpoint.load(args.checkpoint)

@@ -19,6 +19,9 @@ from simplestack import StackError, images
 from simplestack.settings import Settings
 
 PATH = "/predict"
+PATIENCE = 4
+"""How many times MAX_BYTES are taken in, though not kept, before the connection is closed: who is
+still sending when that happens may never see why."""
 
 
 class RefusedError(StackError):
@@ -112,7 +115,7 @@ class Gate:
         if not self.settings.api_token:
             return
         expected = f"Bearer {self.settings.api_token}".encode()
-        if not hmac.compare_digest(headers.get("authorization", "").encode(), expected):
+        if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
             raise RefusedError(
                 HTTPStatus.UNAUTHORIZED,
                 "The token is missing or wrong: send the header 'Authorization: Bearer <token>'.",
@@ -124,15 +127,20 @@ class Gate:
         too_long = RefusedError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"The body has more than the {most:,} bytes that are read: send a smaller image.",
+            connection="close",
         )
         announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > most:
+        if announced.isdigit() and int(announced) > PATIENCE * most:
             raise too_long
-        body = bytearray()
+        body, size = bytearray(), 0
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
+            size += len(chunk)
+            if size <= most:
+                body += chunk
+            elif size > PATIENCE * most:
                 raise too_long
+        if size > most:
+            raise too_long
         return bytes(body)
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent
-sys.path.insert(0, str(PROJECT))  # the scripts are no package
-
 from simplestack import sample, serving
 
-OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+PROJECT = Path(__file__).parent.parent
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
 """An environment in which nothing outside this machine can be reached."""
 
 

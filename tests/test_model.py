@@ -1,0 +1,33 @@
+"""The network: what it computes, and that the explanation is the prediction."""
+
+import pytest
+import torch
+
+from simplestack import model
+
+
+@pytest.fixture(scope="module")
+def network() -> model.Classifier:
+    torch.manual_seed(0)
+    return model.Classifier(3).eval()
+
+
+@pytest.fixture(scope="module")
+def photos() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+
+
+@torch.inference_mode()
+def test_normalises_as_torchvisions_preset_does(network, photos):
+    preset = (photos.permute(0, 3, 1, 2) / 255 - torch.tensor(model.MEAN).view(3, 1, 1)) / (
+        torch.tensor(model.STD).view(3, 1, 1)
+    )
+    assert torch.allclose(network(photos), network.resnet(preset), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_mean_of_the_activation_map_is_the_logit(network, photos):
+    logits, maps = network.explain(photos)
+    assert maps.shape == (2, 3, 7, 7)
+    assert torch.allclose(maps.mean((2, 3)), network(photos), atol=1e-5)
+    assert torch.allclose(logits, network(photos), atol=1e-5)

@@ -1,0 +1,150 @@
+"""saveToBento.py: the Bento that comes out, and one clear line where none can."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import PROJECT, error_line, python, run
+
+import saveToBento
+from simplestack import StackError, checkpoint, export, model
+from simplestack.inference import OnnxModel, softmax
+
+
+@pytest.fixture(scope="session")
+def metadata(bento) -> dict:
+    return yaml.safe_load(next(bento.glob("models/*/*/model.yaml")).read_text())["metadata"]
+
+
+def test_output_names_tag_path_accuracies_and_next_commands(packing):
+    assert re.search(r"^tag: ant_or_bee_classifier:\w+$", packing.stdout, re.MULTILINE)
+    assert re.search(
+        r"validation accuracy: [01]\.\d{4} before packing, [01]\.\d{4} packed", packing.stdout
+    )
+    assert "Next: bentoml serve ant_or_bee_classifier:latest" in packing.stdout
+    assert "curl -X POST http://localhost:5000/predict" in packing.stdout
+
+
+def test_packed_service_has_answered_once(packing):
+    assert re.search(r'\.jpg → {"label": "(ants|bees)", "confidence": 0\.\d+', packing.stdout)
+
+
+def test_metadata_says_what_is_packed(metadata, trained):
+    assert metadata["classes"] == ["ants", "bees"]
+    assert metadata["checkpoint_sha256"] == saveToBento.fingerprint(trained)
+    assert metadata["validation_photos"] == 6
+    assert 0 <= metadata["accuracy_packed"] <= 1
+    assert 0 <= metadata["largest_logit_difference_fp32"] <= 1e-3
+
+
+def test_label_of_a_demonstration_is_carried_along(metadata):
+    assert "knows nothing of real photos" in metadata["notice"]
+
+
+def test_packed_model_answers_as_pytorch_does(bento, trained):
+    state = checkpoint.load(trained)
+    network = model.Classifier(2)
+    network.load_state_dict(state.best)
+    photos = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+    packed = OnnxModel(next(bento.glob("models/*/*/model.onnx")))
+    expected = softmax(export.torch_logits(network, photos))
+    assert np.abs(softmax(packed(photos)[0]) - expected).max() < 0.05
+
+
+def test_packed_explanation_is_the_prediction(bento):
+    photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    logits, maps = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(photos)
+    assert np.allclose(maps.mean((2, 3)), logits, atol=1e-4)
+
+
+def test_bento_holds_what_is_served_and_nothing_else(bento):
+    names = {str(p.relative_to(bento / "src")) for p in bento.glob("src/**/*") if p.is_file()}
+    assert {n for n in names if "__pycache__" not in n} == {*saveToBento.SERVED, "bentofile.yaml"}
+    assert not [p for p in bento.rglob("*") if p.suffix in {".jpg", ".ckpt", ".gif", ".png"}]
+
+
+def test_bento_names_nobody_and_no_place_on_this_machine(bento, trained, pictures):
+    personal = [str(Path.home()), str(PROJECT), str(trained.parent), str(pictures)]
+    for path in bento.rglob("*"):
+        if path.suffix in {".yaml", ".txt", ".md", ".json", ".py", ".in", ""} and path.is_file():
+            text = path.read_text(errors="replace")
+            assert not [word for word in personal if len(word) > 5 and word in text], path
+
+
+def test_requirements_are_pinned_and_without_torch(bento):
+    lines = (bento / "env/python/requirements.txt").read_text().split()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    names = {line.partition("==")[0] for line in lines}
+    assert {"bentoml", "onnxruntime", "pillow", "numpy"} <= names
+    assert not {name for name in names if name.startswith(("torch", "nvidia-cu", "onnxscript"))}
+
+
+def test_service_imports_no_torch(bento):
+    check = "import sys, service; sys.exit('torch' in sys.modules)"
+    result = run(sys.executable, "-c", check, cwd=bento / "src")
+    assert result.returncode == 0, result.stderr
+
+
+def test_second_packing_of_the_same_checkpoint_is_not_repeated(packing, trained):
+    result = python("saveToBento.py", trained)
+    assert "is packed already" in result.stdout
+    tag = re.compile("^tag: .*$", re.MULTILINE)
+    assert tag.search(result.stdout)[0] == tag.search(packing.stdout)[0]
+
+
+def test_newest_checkpoint_is_the_default(trained, tmp_path):
+    (tmp_path / "saved_models").mkdir()
+    shutil.copy(trained, tmp_path / "saved_models" / "a.ckpt")
+    result = python("saveToBento.py", cwd=tmp_path)
+    assert "saved_models/a.ckpt is packed already" in result.stdout, result.stderr
+
+
+def test_missing_checkpoint_is_one_clear_line(tmp_path):
+    assert "run `python train.py`" in error_line(python("saveToBento.py", cwd=tmp_path))
+    assert "python train.py" in error_line(python("saveToBento.py", tmp_path / "none.ckpt"))
+
+
+@pytest.mark.parametrize("damage", ["foreign", "cut", "text", "empty"])
+def test_damaged_checkpoint_is_one_clear_line(trained, tmp_path, damage):
+    path = tmp_path / "bad.ckpt"
+    if damage == "foreign":
+        torch.save([1, 2, 3], path)
+    else:
+        whole = trained.read_bytes()
+        path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[damage])
+    assert "bad.ckpt" in error_line(python("saveToBento.py", path))
+
+
+def test_missing_photos_are_one_clear_line(trained, tmp_path):
+    result = python("saveToBento.py", trained, "--data-dir", tmp_path / "none")
+    assert "--data-dir" in error_line(result)
+
+
+def test_model_that_differs_from_pytorch_is_refused(trained, tmp_path, monkeypatch):
+    state = checkpoint.load(trained)
+    monkeypatch.setattr(saveToBento, "MOST_LOGIT_DIFFERENCE", 1e-12)
+    with pytest.raises(StackError, match="not packed"):
+        saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
+
+
+def test_int8_that_answers_otherwise_gives_way_to_fp32(trained, tmp_path, monkeypatch, capsys):
+    state = checkpoint.load(trained)
+    monkeypatch.setattr(saveToBento, "MOST_CHANGED_ANSWERS", -1)
+    file, metadata = saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
+    assert (file.name, metadata["precision"]) == ("fp32.onnx", "fp32")
+    assert "so fp32 is packed" in capsys.readouterr().out
+
+
+def test_failed_build_leaves_no_model_behind(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    before = [str(m.tag) for m in bentoml.models.list()]
+    monkeypatch.setattr(saveToBento, "PROJECT", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        saveToBento.build(tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {})
+    assert [str(m.tag) for m in bentoml.models.list()] == before

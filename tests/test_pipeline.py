@@ -1,0 +1,120 @@
+"""The whole walk of the README on the real photos and weights, where they can be had."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from conftest import OFFLINE, PROJECT, run
+
+from simplestack import checkpoint, data, export, model, serving
+
+SHARED = PROJECT.parent / "shared"
+ARCHIVE = os.environ.get("DATA_URL") or str(SHARED / "hymenoptera_data.zip")
+WEIGHTS = os.environ.get("TORCH_HOME") or str(SHARED / "torch_home")
+BIN = Path(sys.executable).parent
+
+real = pytest.mark.skipif(
+    not (Path(ARCHIVE).exists() or "://" in ARCHIVE) or not Path(WEIGHTS).exists(),
+    reason="the real photos and weights aren't here: name them in DATA_URL and TORCH_HOME",
+)
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory) -> tuple[Path, str]:
+    """The commands of the README's walk, run one after the other; the folder and the output."""
+    readme = (PROJECT / "README.md").read_text()
+    walk = readme[readme.index("\n## Step by step") : readme.index("\n## What happens")]
+    commands = [
+        c for block in re.findall(r"```sh\n(.*?)```", walk, re.DOTALL) for c in block.split("\n")
+    ]
+    folder = tmp_path_factory.mktemp("walk")
+    for name in ("get_data.sh", "train.py", "saveToBento.py", "service.py", "simplestack"):
+        source = PROJECT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    output = ""
+    for command in commands:
+        if command.startswith(("sh get_data", "python train.py", "python saveToBento.py")):
+            result = run(
+                *("sh", "-c", command),
+                cwd=folder,
+                DATA_URL=ARCHIVE,
+                TORCH_HOME=WEIGHTS,
+                PATH=f"{BIN}:{os.environ['PATH']}",
+            )
+            assert result.returncode == 0, result.stderr
+            output += f"$ {command}\n{result.stdout}"
+    return folder, output
+
+
+@real
+def test_walk_prints_each_next_command(walked):
+    _, output = walked
+    for command in ("python train.py", "python saveToBento.py", "bentoml serve"):
+        assert f"Next: {command}" in output
+
+
+@real
+def test_training_reaches_the_tutorials_accuracy(walked):
+    state = checkpoint.load(checkpoint.newest(walked[0] / "saved_models"))
+    assert state.best_accuracy >= 0.93
+
+
+@real
+@torch.inference_mode()
+def test_served_answers_agree_with_pytorch(walked):
+    folder, output = walked
+    state = checkpoint.load(checkpoint.newest(folder / "saved_models"))
+    network = model.Classifier(len(state.classes))
+    network.load_state_dict(state.best)
+    val = data.Photos(folder / "data" / "val", state.classes, training=False)
+    assert len(val) == 153
+    expected = export.torch_logits(network, export.read_photos(val)[0]).argmax(1)
+    with (
+        serving.serve(re.search(r"saved path: (.+)", output)[1]) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        answers = [
+            client.post("/predict", content=path.read_bytes()).json()["label"] for path in val.paths
+        ]
+    served = np.array([state.classes.index(label) for label in answers])
+    assert (served == expected).sum() >= 152
+
+
+def test_make_run_does_everything_on_drawn_pictures_where_nothing_can_be_reached(copy):
+    (copy / ".venv").symlink_to(BIN.parent)
+    environment = {
+        **{k: v for k, v in os.environ.items() if k not in {"DATA_URL", "TORCH_HOME"}},
+        **OFFLINE,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PORT": str(serving.free_port()),
+        "TORCH_HOME": str(copy / "no-weights"),
+        "no_proxy": "127.0.0.1,localhost",
+    }
+    process = subprocess.Popen(
+        ["sh", "run.sh"],
+        cwd=copy,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "The page: http" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert "DEMONSTRATION ONLY" in output, output + rest
+    assert re.search(r'00\.jpg → {"label": "(ants|bees)"', output), output + rest
+    assert f"The page: http://localhost:{environment['PORT']}/" in output

@@ -1,0 +1,65 @@
+"""What the README and the help texts say is true."""
+
+import re
+import shlex
+
+import pytest
+from conftest import PROJECT, python, run
+
+README = (PROJECT / "README.md").read_text()
+COMMANDS = [
+    line.strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+def words(text: str) -> str:
+    """The text with the line breaks and option syntax that differ between versions of Python."""
+    text = re.sub(r"(-\w) [A-Z_]+, (--)", r"\1, \2", text)
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("script", ["train.py", "saveToBento.py"])
+def test_help_text_in_the_readme_is_the_scripts(script):
+    help_text = python(script, "--help").stdout
+    assert words(help_text) in words(README)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python ")])
+def test_python_command_has_options_that_exist(command):
+    script, *arguments = shlex.split(command, comments=True)[1:]
+    if script == "-m":
+        return
+    help_text = python(script, "--help").stdout
+    for option in (a.partition("=")[0] for a in arguments if a.startswith("-")):
+        assert re.search(rf"{option}\b", help_text), f"{script} has no {option}"
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "make " in c])
+def test_make_recipe_exists(command):
+    recipe = re.search(r"make (\w+)", command)[1]
+    assert re.search(rf"^{recipe}:", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.search(r"\bsh \w", c)])
+def test_shell_script_exists(command):
+    assert (PROJECT / re.search(r"\bsh ([\w./]+)", command)[1]).is_file()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)#]+)", README))
+def test_linked_file_exists(target):
+    assert (PROJECT / target).exists()
+
+
+def test_every_setting_is_in_the_readme():
+    settings = (PROJECT / "simplestack" / "settings.py").read_text()
+    for name in re.findall(r"^    (\w+): \w+ = ", settings, re.MULTILINE):
+        assert f"`{name.upper()}`" in README
+
+
+def test_make_help_lists_every_recipe():
+    phony = re.search(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)[1]
+    lines = run("make", "help").stdout.splitlines()
+    assert sorted(line.split()[1] for line in lines) == sorted(phony.split())

@@ -1,0 +1,230 @@
+"""The packed service over real HTTP: every row of the contract's table."""
+
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import run
+from PIL import Image
+
+from simplestack import StackError, serving, settings
+
+
+@pytest.fixture(scope="session")
+def photo(pictures) -> Path:
+    return pictures / "val" / "ants" / "00.jpg"
+
+
+def post(url: str, data: bytes, **options) -> httpx.Response:
+    return httpx.post(f"{url}/predict", content=data, timeout=60, **options)
+
+
+def png(*size: int, mode: str = "1") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, "PNG")
+    return file.getvalue()
+
+
+def check_answer(answer: dict) -> None:
+    assert list(answer) == ["label", "confidence", "probabilities"]
+    assert list(answer["probabilities"]) == ["ants", "bees"]
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert answer["confidence"] == max(answer["probabilities"].values())
+    assert answer["probabilities"][answer["label"]] == answer["confidence"]
+
+
+def test_tutorials_curl_gets_an_answer(url, photo):
+    command = ["-X", "POST", f"{url}/predict", "-H", "Content-Type: image/*"]
+    result = run("curl", "-s", *command, "--data-binary", f"@{photo}")
+    check_answer(json.loads(result.stdout))
+
+
+def test_curls_form_gets_the_same_answer(url, photo):
+    form = run("curl", "-s", "-F", f"image=@{photo}", f"{url}/predict")
+    assert json.loads(form.stdout) == post(url, photo.read_bytes()).json()
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "image/jpeg",
+        "image/*",
+        "image/png",
+        "application/octet-stream",
+        None,
+        "application/x-www-form-urlencoded",
+    ],
+)
+def test_content_type_doesnt_matter(url, photo, content_type):
+    headers = {"Content-Type": content_type} if content_type else {}
+    response = post(url, photo.read_bytes(), headers=headers)
+    assert response.status_code == 200
+    check_answer(response.json())
+
+
+def test_first_file_of_a_form_is_taken(url, photo):
+    files = [
+        ("note", (None, "hello")),
+        ("a", ("a.jpg", photo.read_bytes())),
+        ("b", ("b.jpg", b"junk")),
+    ]
+    response = httpx.post(f"{url}/predict", files=files, timeout=60)
+    assert response.json() == post(url, photo.read_bytes()).json()
+
+
+def test_explain_adds_the_activation_map(url, photo):
+    answer = post(url, photo.read_bytes(), params={"explain": "1"}).json()
+    assert [len(row) for row in answer["map"]] == [7] * 7
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"", 400, "no image"),
+        (b"junk", 400, "not an image"),
+        (b"http://localhost:1/x.jpg", 400, "not an image"),
+        (b'{"image": "x"}', 400, "not an image"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 100, 400, "not an image"),
+        (b"%PDF-1.7", 415, "PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "SVG"),
+        (b"\0\0\0\x18ftypmp42" + b"\0" * 50, 415, "video"),
+        (b"\xff\xd8" + b"\0" * 11_000_000, 413, "10,485,760 bytes"),
+        (png(10_000, 10_000), 413, "10000×10000"),
+    ],
+    ids=["empty", "junk", "url", "json", "header", "pdf", "svg", "video", "bytes", "pixels"],
+)
+def test_what_is_no_image_gets_a_clear_answer(url, body, status, words):
+    response = post(url, body)
+    assert response.status_code == status
+    assert list(response.json()) == ["error"]
+    assert words in response.json()["error"]
+
+
+def test_truncated_image_gets_a_clear_answer(url, photo):
+    response = post(url, photo.read_bytes()[:-2000], headers={"Content-Type": "image/jpeg"})
+    assert response.status_code == 400
+    assert "damaged or cut off" in response.json()["error"]
+
+
+def test_endless_body_is_stopped_while_reading(url):
+    def endless():
+        while True:
+            yield b"\xff\xd8" + b"\0" * 65536
+
+    # Depending on who is faster, the answer arrives or the connection is closed under the sender.
+    try:
+        status = post(url, endless()).status_code
+    except (httpx.WriteError, httpx.ReadError):
+        status = 413
+    assert status == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", "multipart/form-data"),
+        (b"junk", "multipart/form-data; boundary=x"),
+        (b"--x\r\n\r\njunk", "multipart/form-data; boundary=x"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+        ),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n1\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+        ),
+    ],
+    ids=["no-boundary", "junk", "cut", "no-file", "no-image"],
+)
+def test_form_without_an_image_gets_a_clear_answer(url, body, content_type):
+    response = post(url, body, headers={"Content-Type": content_type})
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_wrong_method_gets_a_clear_answer(url, method):
+    response = httpx.request(method, f"{url}/predict")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert "Use POST" in response.json()["error"]
+
+
+def test_address_in_the_body_is_not_fetched(url):
+    visited = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            visited.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/x.jpg".encode()
+        for content_type in ("image/jpeg", "application/json", "text/plain"):
+            post(url, address, headers={"Content-Type": content_type})
+        httpx.post(f"{url}/predict", files={"image": ("x.jpg", address)})
+        httpx.post(f"{url}/predict", data={"image": address.decode()})
+        server.shutdown()
+        thread.join()
+    assert visited == []
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs.json", "/model.json"])
+def test_endpoint_of_operation_answers(url, path):
+    assert httpx.get(url + path).status_code == 200
+
+
+def test_token_is_asked_for_where_one_is_set(bento, photo):
+    with serving.serve(str(bento), API_TOKEN="sésame") as url:  # noqa: S106
+        assert post(url, photo.read_bytes()).status_code == 401
+        wrong = {"Authorization": "Bearer sesame"}
+        assert post(url, photo.read_bytes(), headers=wrong).status_code == 401
+        right = {"Authorization": "Bearer sésame".encode()}
+        assert post(url, photo.read_bytes(), headers=right).status_code == 200
+
+
+def test_late_and_superfluous_requests_get_503_and_504(bento):
+    slow = png(7000, 7000, mode="RGB")  # few bytes, but many pixels to decode, one after the other
+    with (
+        serving.serve(str(bento), TIMEOUT="1", MAX_REQUESTS="8") as url,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        answers = list(pool.map(lambda _: post(url, slow), range(16)))
+    late, superfluous = ([a for a in answers if a.status_code == s] for s in (504, 503))
+    assert late
+    assert superfluous
+    assert superfluous[0].headers["retry-after"] == "1"
+    assert all(list(a.json()) == ["error"] for a in late + superfluous)
+
+
+@pytest.mark.parametrize("name", ["MAX_BYTES", "MAX_PIXELS", "MAX_REQUESTS", "TIMEOUT"])
+@pytest.mark.parametrize("value", ["-1", "0", "ten", "1.5", "²"])
+def test_bad_setting_is_one_clear_line(name, value):
+    with pytest.raises(StackError, match=name):
+        settings.from_environment({name: value})
+
+
+def test_bad_setting_stops_the_server(bento):
+    with pytest.raises(StackError, match="MAX_BYTES='much' is not a whole number"):
+        serving.serve(str(bento), MAX_BYTES="much").__enter__()
+
+
+def test_bento_is_served_by_its_tag(bento, photo):
+    with serving.serve(f"ant_or_bee_classifier:{bento.name}") as url:
+        check_answer(json.loads(serving.predict(url, photo)))
+
+
+def test_default_port_is_the_tutorials(bento):
+    assert "port: 5000" in (bento / "bento.yaml").read_text()
+
+
+def test_taken_port_is_one_clear_line(url):
+    with pytest.raises(StackError, match="is taken by another program"):
+        serving.check_port(int(url.rpartition(":")[2]))
