@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help run test lint format lock clean
+.PHONY: help run test rehearse lint format lock clean
 
 help: ## list the recipes
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -14,11 +14,14 @@ run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, 
 test: lint ## install what is missing, then check style, types and behaviour
 	pytest
 
+rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
+	@sh rehearse/rehearse.sh
+
 lint: $(VENV)/ready-dev ## check style, types and shell scripts
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck *.sh .ci/run
+	shellcheck *.sh rehearse/*.sh rehearse/bin/docker .ci/run
 
 format: $(VENV)/ready-dev ## put the code into the project's style
 	ruff format .

@@ -25,7 +25,7 @@ import bentoml
 import numpy as np
 from packaging.requirements import Requirement
 
-from simplestack import StackError, checkpoint, data, export, model, serving
+from simplestack import StackError, checkpoint, data, export, heroku, model, serving
 from simplestack.checkpoint import Checkpoint
 from simplestack.inference import OnnxModel
 
@@ -34,8 +34,11 @@ MODEL = "ant_or_bee_resnet18"
 PROJECT = Path(__file__).parent
 SERVED = (
     "service.py",
+    "gunicorn.conf.py",
     "simplestack/__init__.py",
+    "simplestack/container.py",
     "simplestack/gate.py",
+    "simplestack/heroku.py",
     "simplestack/images.py",
     "simplestack/inference.py",
     "simplestack/page.py",
@@ -43,7 +46,7 @@ SERVED = (
     "simplestack/web/docs.html",
     "simplestack/web/index.html",
 )
-PACKAGES = ("bentoml", "numpy", "onnxruntime", "pillow")  # what those files import
+PACKAGES = ("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow")  # what those files import
 CALIBRATION_PHOTOS = 100
 MOST_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 MOST_CHANGED_ANSWERS = 1  # by int8, on the validation photos
@@ -154,6 +157,7 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
             )
         # The model itself too, so that the saved path is all that serving or an image needs.
         bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
+        heroku.prepare(Path(bento.path))
     except BaseException:
         bentoml.models.delete(stored.tag)
         raise

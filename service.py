@@ -20,7 +20,7 @@ import numpy as np
 from bentoml.models import BentoModel
 from PIL.Image import Image
 
-from simplestack import StackError, images, settings
+from simplestack import StackError, heroku, images, settings
 from simplestack.gate import Gate, error_response
 from simplestack.inference import OnnxModel, softmax
 from simplestack.page import site
@@ -29,7 +29,12 @@ PORT = 5000
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
 
 
-@bentoml.service(name="ant_or_bee_classifier", http={"port": PORT})
+@bentoml.service(
+    name="ant_or_bee_classifier",
+    http={"port": PORT},
+    image=bentoml.images.Image(**heroku.IMAGE),
+    envs=heroku.ENVS,
+)
 class AntOrBeeClassifier:
     """Tells what is on a photo, by a fine-tuned ResNet-18."""
 

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from typing import cast
 
+# Before ONNX Runtime is imported: its makers are told of every start unless it is told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -17,9 +20,9 @@ class OnnxModel:
     """A packed model, loaded once and safe to call from several threads."""
 
     def __init__(self, path: Path | str) -> None:
-        """Load the model, with as many threads as this process may use cores."""
+        """Load the model, with as many threads as this process may keep busy."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = cores()
         self.session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
@@ -28,6 +31,20 @@ class OnnxModel:
         """Give the logits, N×C, and the class activation maps, N×C×7×7, of N×224×224×3 uint8."""
         logits, maps = self.session.run(["logits", "maps"], {"photos": photos})
         return cast(Floats, logits), cast(Floats, maps)
+
+
+def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the cores that this process may keep busy: a container's quota, not its host's cores.
+
+    Looks for the quota where control groups of version 2 and version 1 have it.
+    """
+    available = len(os.sched_getaffinity(0))
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        if all((cgroup / file).exists() for file in files):
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            if quota not in {"max", "-1"}:
+                return max(1, min(available, int(quota) // int(period)))
+    return available
 
 
 def softmax(logits: Floats) -> Floats:

@@ -1,10 +1,13 @@
 """The settings of the service: environment variables, checked once, at the start."""
 
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from simplestack import StackError, images
+
+HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -15,16 +18,20 @@ class Settings:
     max_pixels: int = images.MAX_PIXELS  # of a picture
     max_requests: int = 32  # worked on or waiting at once, per worker
     timeout: int = 25  # seconds until an answer; Heroku's router gives up after 30
+    port: int = 5000  # read by the command that starts the container
+    web_concurrency: int = 1  # workers of gunicorn, which reads it by itself
     api_token: str = ""  # "" lets everybody in
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read MAX_BYTES, MAX_PIXELS, MAX_REQUESTS, TIMEOUT and API_TOKEN. Raises StackError."""
+    """Read every setting from the variable with its name in capitals. Raises StackError."""
     numbers = {
-        name: _positive(name.upper(), environment[name.upper()])
-        for name in ("max_bytes", "max_pixels", "max_requests", "timeout")
-        if environment.get(name.upper())
+        field.name: _positive(field.name.upper(), environment[field.name.upper()])
+        for field in fields(Settings)
+        if field.type is int and environment.get(field.name.upper())
     }
+    if numbers.get("port", 0) > HIGHEST_PORT:
+        raise StackError(f"PORT={numbers['port']} is above {HIGHEST_PORT}: correct or unset it")
     return Settings(**numbers, api_token=environment.get("API_TOKEN", ""))
 
 
@@ -32,3 +39,10 @@ def _positive(name: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or int(value) == 0:
         raise StackError(f"{name}={value!r} is not a whole number above 0: correct or unset it")
     return int(value)
+
+
+if __name__ == "__main__":  # the container asks so before it starts gunicorn
+    try:
+        from_environment()
+    except StackError as error:
+        sys.exit(f"error: {error}")

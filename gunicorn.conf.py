@@ -1,0 +1,31 @@
+"""How gunicorn serves the Bento in a container: `cd src && gunicorn --bind 0.0.0.0:5000`."""
+
+import gc
+import os
+import tempfile
+from typing import Any
+
+# Only /tmp is writable there: BentoML makes folders in its home, and every worker keeps its
+# counters for /metrics in a file.
+scratch = tempfile.mkdtemp(prefix="bentoml-")
+os.environ["BENTOML_HOME"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
+
+wsgi_app = "simplestack.container:app()"
+worker_class = "simplestack.container.Worker"
+asgi_lifespan = "on"  # the model is loaded then: who can't load it must not serve
+preload_app = True  # workers share the memory of what is imported; a bad setting stops at once
+graceful_timeout = 9  # seconds: `docker stop` kills after 10, Heroku after 30
+control_socket_disable = True  # it would be in the home directory
+
+
+def when_ready(_: Any) -> None:
+    """Keep the garbage collector off what the workers share, or it would be copied."""
+    gc.collect()
+    gc.freeze()
+
+
+def child_exit(_: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that has ended."""
+    from prometheus_client import multiprocess  # noqa: PLC0415  # not before its folder is named
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

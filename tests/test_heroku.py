@@ -1,0 +1,176 @@
+"""The patched Dockerfile, and what the container starts: all but the container itself."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, error_line, run
+
+from simplestack import StackError, heroku, serving
+from simplestack.inference import cores
+
+REVIEWED = PROJECT / "Dockerfile.heroku"
+
+
+def normalised(dockerfile: str) -> str:
+    return re.sub(r"\b3\.\d+\b", "3.X", dockerfile)
+
+
+def generated(bento: Path) -> str:
+    return (bento / "env" / "docker" / "Dockerfile").read_text()
+
+
+def start(bento: Path, **environment: str) -> subprocess.Popen:
+    """Run the CMD of the Dockerfile, as the container does."""
+    command = (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        cwd=bento,
+        env={**os.environ, "PATH": path, "BENTO_PATH": str(bento), **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_dockerfile_is_the_one_that_was_reviewed(bento):
+    assert normalised((bento / "Dockerfile").read_text()) == normalised(REVIEWED.read_text())
+
+
+def test_nothing_is_changed_but_what_is_marked(bento):
+    changed = (bento / "Dockerfile").read_text().rpartition("# Changed for Heroku")[0]
+    changed = re.sub(r"# Changed for Heroku.*\n# ", "", changed)
+    assert changed.strip() == generated(bento).strip()
+
+
+@pytest.mark.parametrize("line", heroku.REASONS)
+def test_a_generated_file_without_an_expected_line_stops_packing(bento, line):
+    with pytest.raises(StackError, match=re.escape(line)):
+        heroku.patch(generated(bento).replace(line, "# " + line))
+
+
+def test_every_user_can_read_what_is_packed(bento):
+    modes = {path: path.stat().st_mode for path in bento.rglob("*")}
+    unreadable = [p for p, m in modes.items() if m & 0o005 != 0o005 and (p.is_dir() or not m & 4)]
+    assert not unreadable
+
+
+def test_nothing_is_packed_that_serving_does_not_need(bento):
+    suffixes = {path.suffix for path in bento.rglob("*") if path.is_file()}
+    assert suffixes <= {"", ".py", ".html", ".onnx", ".yaml", ".json", ".txt", ".in", ".md", ".sh"}
+
+
+def test_every_package_of_the_image_is_pinned(bento):
+    lines = (bento / "env" / "python" / "requirements.txt").read_text().split()
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[^=]+", line) for line in lines)
+    assert not [line for line in lines if line.startswith("torch")]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("PORT=abc", "PORT=65536", "WEB_CONCURRENCY=x", "WEB_CONCURRENCY=0"),
+        *("MAX_BYTES=-1", "MAX_PIXELS=1.5", "MAX_REQUESTS=many", "TIMEOUT=٣"),
+    ],
+)
+def test_a_bad_setting_stops_it_at_once_with_one_line(bento, setting):
+    name, _, value = setting.partition("=")
+    server = start(bento, **{name: value})
+    _, errors = server.communicate(timeout=30)
+    assert server.returncode == 1
+    assert errors.startswith(f"error: {name}=")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_command_serves_on_port_and_ends_on_sigterm(bento, workers):
+    port = str(serving.free_port())
+    server = start(bento, PORT=port, WEB_CONCURRENCY=workers)
+    try:
+        wait_until_ready(port)
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=15)
+    finally:
+        server.kill()
+    assert server.returncode == 0
+
+
+def test_metrics_of_all_workers_are_served(bento):
+    port = str(serving.free_port())
+    server = start(bento, PORT=port, WEB_CONCURRENCY="2")
+    try:
+        wait_until_ready(port)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            assert b"bentoml_service" in response.read()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=15)
+
+
+def wait_until_ready(port: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < deadline, "not ready within a minute"
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_threads_fit_the_cpu_quota(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores(tmp_path) == expected
+
+
+def test_the_kubernetes_manifest_fits_its_schema():
+    result = run("kubernetes-validate", "--strict", "kubernetes.yaml")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_dry_run_of_the_deployment_prints_the_commands_alone():
+    result = run("sh", "deploy.sh", "--dry-run", "my-app", PATH="/usr/bin:/bin")
+    assert result.returncode == 0, result.stderr
+    commands = [line[2:] for line in result.stdout.splitlines() if line.startswith("$ ")]
+    assert [c for c in commands if c.startswith("heroku")] == [
+        "heroku auth:whoami",
+        "heroku container:login",
+        "heroku create my-app --stack container --no-remote",
+        "heroku apps:info --shell --app my-app",
+        "heroku container:push web --app my-app",
+        "heroku container:release web --app my-app",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["two", "apps"], ["--dry-run"], ["Capitals"], [""]])
+def test_a_deployment_without_a_good_name_says_how(arguments):
+    result = run("sh", "deploy.sh", *arguments)
+    assert "sh deploy.sh [--dry-run] APP" in error_line(result)
+
+
+def test_a_deployment_without_anything_packed_says_what_to_do(tmp_path):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = run("sh", "deploy.sh", "my-app", BENTOML_HOME=str(tmp_path), PATH=path)
+    assert "make run" in error_line(result)
