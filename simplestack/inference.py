@@ -1,6 +1,7 @@
 """Run the packed model with ONNX Runtime: photos in, logits and class activation maps out."""
 
 import os
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -38,7 +39,8 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
     Looks for the quota where control groups of version 2 and version 1 have it.
     """
-    available = len(os.sched_getaffinity(0))
+    # macOS can't tell which cores a process may use, only how many there are.
+    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         if all((cgroup / file).exists() for file in files):
             quota, period = " ".join((cgroup / file).read_text() for file in files).split()

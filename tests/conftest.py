@@ -44,9 +44,10 @@ def error_line(result: subprocess.CompletedProcess) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def bentoml_home(tmp_path_factory) -> Iterator[Path]:
-    """Keep BentoML away from the user's own store."""
+    """Keep BentoML away from the user's own store; let its command be found."""
     home = tmp_path_factory.mktemp("bentoml")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.setenv("BENTOML_HOME", str(home))
         patch.setenv("BENTOML_DO_NOT_TRACK", "True")
         yield home

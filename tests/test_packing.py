@@ -13,7 +13,7 @@ import yaml
 from conftest import PROJECT, error_line, python, run
 
 import saveToBento
-from simplestack import StackError, checkpoint, export, model
+from simplestack import StackError, checkpoint, export, images, model
 from simplestack.inference import OnnxModel, softmax
 
 
@@ -47,11 +47,11 @@ def test_label_of_a_demonstration_is_carried_along(metadata):
     assert "knows nothing of real photos" in metadata["notice"]
 
 
-def test_packed_model_answers_as_pytorch_does(bento, trained):
+def test_packed_model_answers_as_pytorch_does(bento, trained, pictures):
     state = checkpoint.load(trained)
     network = model.Classifier(2)
     network.load_state_dict(state.best)
-    photos = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+    photos = np.stack([images.read(p.read_bytes()) for p in sorted(pictures.glob("val/*/*.jpg"))])
     packed = OnnxModel(next(bento.glob("models/*/*/model.onnx")))
     expected = softmax(export.torch_logits(network, photos))
     assert np.abs(softmax(packed(photos)[0]) - expected).max() < 0.05
