@@ -44,4 +44,4 @@ fi
 step python saveToBento.py "$checkpoint"
 
 for photo in "$data"/val/*/*.jpg; do break; done
-step exec python -m simplestack.serving ant_or_bee_classifier:latest "$photo"
+step python -m simplestack.serving ant_or_bee_classifier:latest "$photo"
