@@ -93,12 +93,11 @@ def url(bento) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def copy(tmp_path) -> Path:
-    """A copy of the project's files, to run things in that write beside them."""
+def copy_project(folder: Path) -> Path:
+    """Copy the project's files, to run things in that write beside them."""
     names = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
     for name in filter(None, names):
         if (PROJECT / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, tmp_path / name)
-    return tmp_path
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name)
+    return folder

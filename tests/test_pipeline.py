@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import OFFLINE, PROJECT, run
+from conftest import OFFLINE, PROJECT, copy_project, run
 
 from simplestack import checkpoint, data, export, model, serving
 
@@ -35,10 +34,7 @@ def walked(tmp_path_factory) -> tuple[Path, str]:
     commands = [
         c for block in re.findall(r"```sh\n(.*?)```", walk, re.DOTALL) for c in block.split("\n")
     ]
-    folder = tmp_path_factory.mktemp("walk")
-    for name in ("get_data.sh", "train.py", "saveToBento.py", "service.py", "simplestack"):
-        source = PROJECT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    folder = copy_project(tmp_path_factory.mktemp("walk"))
     output = ""
     for command in commands:
         if command.startswith(("sh get_data", "python train.py", "python saveToBento.py")):
@@ -88,7 +84,8 @@ def test_served_answers_agree_with_pytorch(walked):
     assert (served == expected).sum() >= 152
 
 
-def test_make_run_does_everything_on_drawn_pictures_where_nothing_can_be_reached(copy):
+def test_make_run_does_everything_on_drawn_pictures_where_nothing_can_be_reached(tmp_path):
+    copy = copy_project(tmp_path)
     (copy / ".venv").symlink_to(BIN.parent)
     environment = {
         **{k: v for k, v in os.environ.items() if k not in {"DATA_URL", "TORCH_HOME"}},
