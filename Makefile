@@ -1,36 +1,37 @@
 # `make run` does the whole main job, `make test` checks everything; `make help` lists the rest.
 PYTHON ?= python3
 VENV = .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+BIN = $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help run test rehearse lint format lock clean
 
 help: ## list the recipes
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, serve
 	@sh run.sh
 
 test: lint ## install what is missing, then check style, types and behaviour
-	pytest
+	$(BIN)/pytest
 
 rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
 	@sh rehearse/rehearse.sh
 
 lint: $(VENV)/ready-dev ## check style, types and shell scripts
-	ruff check .
-	ruff format --check .
-	mypy
-	shellcheck *.sh rehearse/*.sh rehearse/bin/docker .ci/run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck *.sh rehearse/*.sh rehearse/bin/docker .ci/run
 
 format: $(VENV)/ready-dev ## put the code into the project's style
-	ruff format .
-	ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
-	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.txt
-	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --group dev -c requirements.txt -o requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; photos, checkpoints and Bentos stay

@@ -39,7 +39,7 @@ saved_path() {
     # Without a width, it breaks a long path into lines.
     bento=$(COLUMNS=9999 bentoml get "$BENTO" --output path 2>/dev/null) ||
         fail "nothing is packed yet: make run, or python saveToBento.py"
-    photo=${PHOTO:-$(find data/val -name '*.jpg' 2>/dev/null | sort | head -n 1)}
+    photo=${PHOTO:-$(find data/val data-sample/val -name '*.jpg' 2>/dev/null | sort | head -n 1)}
     [ -f "$photo" ] || fail "there is no photo to predict: PHOTO=some.jpg sh deploy.sh $app"
 }
 

@@ -13,12 +13,18 @@ set -eu
 
 url=${DATA_URL:-https://download.pytorch.org/tutorial/hymenoptera_data.zip}
 dir=${DATA_DIR:-data}
+dir=${dir%/}
 new=$dir.new.$$
 part=$dir.$(printf %s "$url" | cksum | cut -d ' ' -f 1).part
 
 fail() {
     echo "error: $*" >&2
     exit 1
+}
+
+unreachable() { # an exit code of its own, for run.sh
+    echo "error: $*" >&2
+    exit 69
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -63,11 +69,12 @@ fetch() { # with what is there; goes on where it stopped, and shows progress whe
 }
 
 download() {
-    has curl || has wget || fail "curl or wget is needed to download the photos: install one of them"
+    has curl || has wget || unreachable "curl or wget is needed to download the photos: install one of them"
     if [ -s "$part" ] && unzip -tqq "$part" >/dev/null 2>&1; then
         return # it had come whole already
     fi
     echo "Downloading $url"
+    mkdir -p "$(dirname "$part")"
     fetch && return
     code=$?
     if [ -s "$part" ] && { [ "$code" -eq 22 ] || [ "$code" -eq 33 ]; }; then
@@ -76,9 +83,10 @@ download() {
         code=$?
     fi
     [ -s "$part" ] || rm -f "$part"
+    has curl && full=23 || full=3
     case $code in
-    3 | 23) fail "can't write $part: is the disk full? Make room and run this again" ;;
-    *) fail "can't download $url: check the address and the connection, then run this again; it goes on where it stopped (or name a copy: DATA_URL=FILE sh get_data.sh)" ;;
+    "$full") fail "can't write $part: is the disk full? Make room and run this again" ;;
+    *) unreachable "can't download $url: check the address and the connection, then run this again; it goes on where it stopped (or name a copy: DATA_URL=FILE sh get_data.sh)" ;;
     esac
 }
 
@@ -110,7 +118,7 @@ put() { # $1: the new folder
 }
 
 get_photos() {
-    has unzip || fail "unzip is needed to unpack the photos: install it (apt install unzip, brew install unzip)"
+    has unzip || unreachable "unzip is needed to unpack the photos: install it (apt install unzip, brew install unzip)"
     case $url in
     file://*) archive=${url#file://} ;;
     *://*)

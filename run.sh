@@ -2,6 +2,8 @@
 # The whole main job, one script after the other, as a person would type them: `make run`.
 # What is there already is used again: photos, a finished or interrupted training, a packed Bento.
 set -eu
+trap 'exit 130' INT TERM
+UNREACHABLE=69 # the exit code of a step that lacks a connection, or a tool to use it
 
 step() {
     echo
@@ -15,16 +17,25 @@ banner() {
     printf '%s\n' "$(printf '%78s' '' | tr ' ' '#')"
 }
 
+try() { # run a step; whether what it needs can be reached. Any other failure ends it all.
+    step "$@" && return
+    code=$?
+    [ "$code" -eq "$UNREACHABLE" ] || exit "$code"
+    return 1
+}
+
+python -m simplestack.serving # is the port free?
+
 missing=
-if ! step sh get_data.sh; then
+if ! try sh get_data.sh; then
     missing="the photos"
-elif ! step python -m simplestack.model; then
+elif ! try python -m simplestack.model; then
     missing="the ImageNet weights"
 fi
 
 if [ -z "$missing" ]; then
-    data=data checkpoint=saved_models/photos.ckpt
-    set --
+    data=${DATA_DIR:-data} checkpoint=saved_models/photos.ckpt
+    set -- --data-dir "$data"
 else
     data=data-sample checkpoint=saved_models/sample.ckpt
     banner "DEMONSTRATION ONLY: can't get $missing (see above)." \

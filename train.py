@@ -148,18 +148,16 @@ class Run:
 def main(argv: list[str] | None = None) -> None:
     """Train, from the command line to the checkpoint."""
     args = parse_arguments(argv)
+    if args.output and args.output.suffix != checkpoint.SUFFIX:
+        raise StackError(f"{args.output} must end in {checkpoint.SUFFIX}, as checkpoints do")
     path = args.output or SAVED_MODELS / f"{datetime.now():%Y%m%d-%H%M%S}{checkpoint.SUFFIX}"
     if path.exists() and path != args.checkpoint:
         raise StackError(f"{path} exists: choose another --output, or go on with -c {path}")
     try:
         fit(prepare(args, engine.start(args.device), path))
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        if path.exists():
-            print(
-                f"To go on after the last finished epoch:\n  python train.py -c {path}",
-                file=sys.stderr,
-            )
+        more = f" To go on after the last finished epoch:\n  python train.py -c {path}"
+        print(f"\nStopped.{more if path.exists() else ''}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -168,7 +166,9 @@ def fit(run: Run) -> None:
     args = run.args
     if args.evaluate:
         measured, _ = report.measure(run.state, run.engine, run.val)
-        print(metrics.text(measured))
+        if run.engine.rank == 0:
+            print(metrics.text(measured))
+        engine.stop()
         return
     steps = math.ceil(len(run.train) / args.batch_size)  # an epoch
     hidden = None if run.engine.rank == 0 else True  # None: where there is no terminal

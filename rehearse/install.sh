@@ -8,6 +8,7 @@ state=$here/../.rehearse
 python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 base=docker.io/library/python:$python-slim
 mkdir -p "$state"
+[ -f "$state/auth.json" ] || echo "{}" >"$state/auth.json" # of podman, which wants it to exist
 
 fail() {
 	echo "error: $*" >&2

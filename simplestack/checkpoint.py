@@ -3,7 +3,7 @@
 import os
 import pickle
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def load(path: Path) -> Checkpoint:
             f"{path} is damaged or not a checkpoint ({type(error).__name__}): use another one, or"
             " train again with `python train.py`"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    names = {item.name for item in fields(Checkpoint)}
+    if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != names:
         raise StackError(
             f"{path} is not a checkpoint of this train.py (format {FORMAT}): use one from"
             " saved_models/, or train again with `python train.py`"

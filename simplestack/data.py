@@ -125,6 +125,8 @@ class Photos(Dataset[tuple[Tensor, int]]):
                 seen.nbytes += picture.nbytes
                 if seen.nbytes <= budget:
                     self.decoded[path] = picture.to(device)
+        if not self.cached:  # processes beside this one will read the rest, and share no GPU memory
+            self.decoded = {path: picture.cpu() for path, picture in self.decoded.items()}
         usable = [i for i, path in enumerate(self.paths) if path in seen.digests]
         self.paths, self.labels = (
             [self.paths[i] for i in usable],

@@ -12,8 +12,13 @@ from simplestack import StackError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
 STD = (0.229, 0.224, 0.225)
+UNREACHABLE = 69  # exit code, as sysexits.h has it for what is unavailable
 PROBE_STEPS = 200  # of L-BFGS, at most
 PROBE_L2 = 1e-2  # times the squared norm of the head's weights
+
+
+class UnreachableError(StackError):
+    """The weights are not on this machine, and can't be downloaded."""
 
 
 class Classifier(nn.Module):
@@ -95,7 +100,7 @@ def pretrained(classes: int) -> Classifier:
         del state["fc.weight"], state["fc.bias"]
         model.resnet.load_state_dict(state, strict=False)
     except (URLError, OSError) as error:
-        raise StackError(
+        raise UnreachableError(
             f"can't download the ImageNet weights from {weights.url} ({error}): connect to the"
             " internet, or download that file elsewhere and put it into"
             f" {torch.hub.get_dir()}/checkpoints, or train without them: --from-scratch"
@@ -112,4 +117,5 @@ if __name__ == "__main__":  # python -m simplestack.model: fetch the weights, so
     try:
         pretrained(2)
     except StackError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(UNREACHABLE if isinstance(error, UnreachableError) else 1)

@@ -2,7 +2,8 @@
 
     python -m simplestack.serving ant_or_bee_classifier:latest image.jpg
 
-serves on port 5000 (PORT sets another), prints the prediction for the image, and stays up.
+serves on port 5000 (PORT sets another), prints the prediction for the image, and stays up. Without
+arguments it only tells whether that port is free.
 """
 
 import os
@@ -18,9 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simplestack import StackError
+from simplestack import StackError, settings
 
 HOST = "127.0.0.1"
+here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to HOST
 READY_WITHIN = 120  # seconds; a cold disk and a busy machine take a good part of it
 
 
@@ -62,7 +64,7 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
+            with here.open(f"{url}/readyz", timeout=5):
                 return True
         except OSError:  # not yet
             time.sleep(0.1)
@@ -70,12 +72,19 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
 
 
 def predict(url: str, image: Path) -> str:
-    """Post an image to /predict, as the README's curl does, and give the answer's body."""
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/predict", image.read_bytes(), {"Content-Type": "image/*"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-        return str(response.read().decode())
+    """Post an image to /predict, as the README's curl does, and give the answer's body.
+
+    Raises StackError where the service refuses it.
+    """
+    headers = {"Content-Type": "image/*"}
+    if token := os.environ.get("API_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(f"{url}/predict", image.read_bytes(), headers)  # noqa: S310
+    try:
+        with here.open(request, timeout=60) as response:
+            return str(response.read().decode())
+    except urllib.error.HTTPError as error:
+        raise StackError(f"{image} is refused: {error.code} {error.read().decode()}") from error
 
 
 def check_port(port: int) -> None:
@@ -90,9 +99,11 @@ def check_port(port: int) -> None:
 
 def main() -> None:
     """Serve until Ctrl-C."""
-    bento, image = sys.argv[1:]
-    port = int(os.environ.get("PORT") or 5000)
+    port = settings.from_environment().port
     check_port(port)
+    if not sys.argv[1:]:
+        return
+    bento, image = sys.argv[1:]
     try:
         with serve(bento, port) as url:
             print(f"{image} → {predict(url, Path(image))}")
@@ -103,7 +114,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for stop in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does, and the server with it
+        signal.signal(stop, signal.default_int_handler)
     try:
         main()
     except StackError as error:

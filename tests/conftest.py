@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 from simplestack import sample, serving
 
 PROJECT = Path(__file__).parent.parent
+# Ignored where the tests run in the background, and whatever they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
 """An environment in which nothing outside this machine can be reached."""
 

@@ -14,6 +14,7 @@ from conftest import PROJECT, error_line, python, run
 
 import saveToBento
 from simplestack import StackError, checkpoint, export, images, model
+from simplestack import bento as bento_module
 from simplestack.inference import OnnxModel, softmax
 
 
@@ -37,7 +38,7 @@ def test_packed_service_has_answered_once(packing):
 
 def test_metadata_says_what_is_packed(metadata, trained):
     assert metadata["classes"] == ["ants", "bees"]
-    assert metadata["checkpoint_sha256"] == saveToBento.fingerprint(trained)
+    assert metadata["checkpoint_sha256"] == bento_module.fingerprint(trained)
     assert metadata["validation_photos"] == 6
     assert 0 <= metadata["accuracy_packed"] <= 1
     assert 0 <= metadata["largest_logit_difference_fp32"] <= 1e-3
@@ -65,7 +66,7 @@ def test_packed_explanation_is_the_prediction(bento):
 
 def test_bento_holds_what_is_served_and_nothing_else(bento):
     names = {str(p.relative_to(bento / "src")) for p in bento.glob("src/**/*") if p.is_file()}
-    assert {n for n in names if "__pycache__" not in n} == {*saveToBento.SERVED, "bentofile.yaml"}
+    assert {n for n in names if "__pycache__" not in n} == {*bento_module.SERVED, "bentofile.yaml"}
     assert not [p for p in bento.rglob("*") if p.suffix in {".jpg", ".ckpt", ".gif", ".png"}]
 
 
@@ -144,7 +145,19 @@ def test_int8_that_answers_otherwise_gives_way_to_fp32(trained, tmp_path, monkey
 def test_failed_build_leaves_no_model_behind(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(b"")
     before = [str(m.tag) for m in bentoml.models.list()]
-    monkeypatch.setattr(saveToBento, "PROJECT", tmp_path)
+    monkeypatch.setattr(bento_module, "PROJECT", tmp_path)
     with pytest.raises(FileNotFoundError):
-        saveToBento.build(tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {})
+        bento_module.build(tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {})
     assert [str(m.tag) for m in bentoml.models.list()] == before
+
+
+def test_build_that_fails_at_the_end_leaves_no_bento_behind(bento, monkeypatch):
+    def fail(_: Path) -> None:
+        raise StackError("the Dockerfile has other lines")
+
+    model_file = next(bento.glob("models/*/*/model.onnx"))
+    before = [str(b.tag) for b in bentoml.list()]
+    monkeypatch.setattr(bento_module.heroku, "prepare", fail)
+    with pytest.raises(StackError, match="other lines"):
+        bento_module.build(model_file, {"classes": ["a", "b"], "notice": ""}, {})
+    assert [str(b.tag) for b in bentoml.list()] == before

@@ -1,0 +1,105 @@
+"""Build a Bento around a packed model: what is in it, and at which versions."""
+
+import hashlib
+import shutil
+import tempfile
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from packaging.requirements import Requirement
+
+from simplestack import heroku
+
+NAME = "ant_or_bee_classifier"
+MODEL = "ant_or_bee_resnet18"
+PROJECT = Path(__file__).parent.parent
+SERVED = (
+    "service.py",
+    "gunicorn.conf.py",
+    "simplestack/__init__.py",
+    "simplestack/container.py",
+    "simplestack/gate.py",
+    "simplestack/heroku.py",
+    "simplestack/images.py",
+    "simplestack/inference.py",
+    "simplestack/page.py",
+    "simplestack/settings.py",
+    "simplestack/web/docs.html",
+    "simplestack/web/index.html",
+)
+PACKAGES = ("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow")  # what those files import
+
+
+def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
+    """Save the model in BentoML's store and build the Bento around it: both, or neither."""
+    classes = " and ".join(metadata["classes"])
+    with bentoml.models.create(MODEL, labels=labels, metadata=metadata) as stored:
+        shutil.copy(file, stored.path_of("model.onnx"))
+    bento = None
+    try:
+        # From a folder of its own, so that nothing gets in but what is named here.
+        with tempfile.TemporaryDirectory() as folder:
+            for name in SERVED:
+                target = Path(folder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(PROJECT / name, target)
+            bento = bentoml.build(
+                "service:AntOrBeeClassifier",
+                build_ctx=folder,
+                labels=labels,
+                description=f"Tells {classes} apart. {metadata['notice']}",
+                python={"packages": pinned_requirements(), "lock_packages": False},
+            )
+        # The model itself too, so that the saved path is all that serving or an image needs.
+        bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
+        heroku.prepare(Path(bento.path))
+    except BaseException:
+        if bento:
+            bentoml.delete(bento.tag)
+        bentoml.models.delete(stored.tag)
+        raise
+    return bento
+
+
+def pinned_requirements() -> list[str]:
+    """Pin what is served, and all below it, at the versions that are installed and tested here."""
+    pins: dict[str, str] = {}
+    todo = [Requirement(name) for name in PACKAGES]
+    while todo:
+        requirement = todo.pop()
+        package = distribution(requirement.name)
+        pins[requirement.name.lower().replace("_", "-")] = package.version
+        for line in package.requires or []:
+            below = Requirement(line)
+            extras = requirement.extras or {""}
+            wanted = not below.marker or any(below.marker.evaluate({"extra": e}) for e in extras)
+            if wanted and below.name.lower().replace("_", "-") not in pins:
+                todo.append(below)
+    return [f"{name}=={version}" for name, version in sorted(pins.items())]
+
+
+def packed_before(labels: dict[str, str]) -> bentoml.Bento | None:
+    """Find out whether the latest Bento already holds this checkpoint and this code."""
+    try:
+        bento = bentoml.get(f"{NAME}:latest")
+        bentoml.models.get(bento.info.all_models[0].tag)
+    except bentoml.exceptions.NotFound:
+        return None
+    return bento if bento.info.labels == labels else None
+
+
+def code() -> str:
+    """Give the SHA-256 of all that shapes a Bento besides the checkpoint."""
+    files = [PROJECT / name for name in (*SERVED, "saveToBento.py", "simplestack/export.py")]
+    pins = "\n".join(pinned_requirements()).encode()
+    return hashlib.sha256(fingerprint(*files).encode() + pins).hexdigest()
+
+
+def fingerprint(*paths: Path) -> str:
+    """Give the SHA-256 of some files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
