@@ -151,6 +151,7 @@ def test_failed_build_leaves_no_model_behind(tmp_path, monkeypatch):
     assert [str(m.tag) for m in bentoml.models.list()] == before
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's, when it imports a service
 def test_build_that_fails_at_the_end_leaves_no_bento_behind(bento, monkeypatch):
     def fail(_: Path) -> None:
         raise StackError("the Dockerfile has other lines")
