@@ -1,6 +1,5 @@
 """What gunicorn runs in the container: the app, and the worker that serves it."""
 
-import asyncio
 import os
 from typing import Any
 
@@ -15,16 +14,10 @@ def app() -> Any:
     return service.to_asgi()
 
 
-LINGER = 0.5  # seconds
-
-
 class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's worker, which when it is stopped also serves who waits to be accepted."""
 
     async def _shutdown(self) -> None:
-        # Where SIGTERM goes to every process, gunicorn's first may keep the sockets open for a
-        # moment longer than this one: whoever came to them then would be turned away.
-        await asyncio.sleep(LINGER)
         for listener in self.sockets:
             try:
                 while True:
