@@ -9,7 +9,6 @@ step changed its answers, and builds a Bento with the service around it.
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 from datetime import datetime
@@ -135,8 +134,7 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    for stop in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does, and the server with it
-        signal.signal(stop, signal.default_int_handler)
+    serving.stop_as_ctrl_c_does()
     try:
         main()
     except StackError as error:

@@ -97,6 +97,12 @@ def check_port(port: int) -> None:
             )
 
 
+def stop_as_ctrl_c_does() -> None:
+    """Let SIGTERM and a closed terminal end this program as Ctrl-C does, and its server with it."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
+
+
 def main() -> None:
     """Serve until Ctrl-C."""
     port = settings.from_environment().port
@@ -114,8 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    for stop in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does, and the server with it
-        signal.signal(stop, signal.default_int_handler)
+    stop_as_ctrl_c_does()
     try:
         main()
     except StackError as error:
