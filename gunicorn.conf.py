@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from typing import Any
 
@@ -18,10 +19,22 @@ graceful_timeout = 9  # seconds: `docker stop` kills after 10, Heroku after 30
 control_socket_disable = True  # it would be in the home directory
 
 
-def when_ready(_: Any) -> None:
-    """Keep the garbage collector off what the workers share, or it would be copied."""
+def when_ready(arbiter: Any) -> None:
+    """Prepare what all workers share, before the first of them is forked."""
+    from simplestack import container  # noqa: PLC0415  # after BentoML's folders are named
+
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # or the garbage collector would touch, and so copy, all that they share
+
+    def stop(number: int, frame: Any) -> None:
+        try:
+            for listener in arbiter.LISTENERS:
+                container.begin_no_more(listener.sock)
+        except OSError as error:
+            arbiter.log.warning("who connects just now may be reset: %s", error)
+        arbiter.signal(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def child_exit(_: Any, worker: Any) -> None:

@@ -24,12 +24,16 @@ SERVED = (
     "simplestack/heroku.py",
     "simplestack/images.py",
     "simplestack/inference.py",
+    "simplestack/openapi.py",
     "simplestack/page.py",
     "simplestack/settings.py",
+    "simplestack/telemetry.py",
     "simplestack/web/docs.html",
     "simplestack/web/index.html",
 )
-PACKAGES = ("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow")  # what those files import
+PACKAGES = (  # what those files import
+    *("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow", "prometheus-client", "starlette"),
+)
 
 
 def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:

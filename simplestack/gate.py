@@ -1,13 +1,15 @@
-"""The gate in front of BentoML's parser: only whole requests with an image in them get through.
+"""The gate in front of BentoML's parser: it hands on opened images, and answers everything else.
 
 BentoML 1.4 downloads a URL that is sent as the body of an image API, and answers 500 to most
-things that are no image. So everything that isn't one is answered here, and never reaches it.
+things that are no image. So its parser is left out: `from_gate` gives the API what was opened here.
 """
 
 import asyncio
 import hmac
 from http import HTTPStatus
+from typing import Any
 
+from PIL.Image import Image
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -19,6 +21,7 @@ from simplestack import StackError, images
 from simplestack.settings import Settings
 
 PATH = "/predict"
+EXPLAIN = {"0": False, "1": True}
 PATIENCE = 4
 """How many times MAX_BYTES are taken in, though not kept, before the connection is closed: who is
 still sending when that happens may never see why."""
@@ -59,7 +62,7 @@ class Gate:
         self.admitted = 0  # requests that BentoML is working on or that wait for it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on with nothing but an image as its body."""
+        """Answer a request, or hand it on with an opened image."""
         if scope["type"] != "http" or scope["path"] != PATH:
             return await self.app(scope, receive, send)
         answer = _Answer(send)
@@ -80,36 +83,41 @@ class Gate:
             work.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
         try:
-            body = await self._admit(Request(scope, receive))
+            request.state.image = await self._admit(request)
         except ClientDisconnect:
             return None  # nobody is there to be answered
         except StackError as error:
             return await error_response(error)(scope, receive, send)
         self.admitted += 1
         try:
-            await self.app(_with_image_headers(scope, len(body)), _replay(body, receive), send)
+            await self.app(_without_body_headers(scope), receive, send)
         finally:
             self.admitted -= 1
 
-    async def _admit(self, request: Request) -> bytes:
-        """Give the encoded image in a request. Raises StackError for anything else."""
+    async def _admit(self, request: Request) -> Image:
+        """Open the encoded image in a request. Raises StackError for anything else."""
         if request.method != "POST":
             raise RefusedError(
                 HTTPStatus.METHOD_NOT_ALLOWED, f"Use POST for {PATH}, with an image.", allow="POST"
             )
         self._check_token(request.headers)
+        explain = request.query_params.get("explain", "0")
+        if explain not in EXPLAIN:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, f"explain={explain!r} is neither 0 nor 1.")
+        request.state.explain = EXPLAIN[explain]
         body = await self._read(request)
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             body = await _first_file(request, body)
-        images.identify(body, self.settings.max_pixels)
+        image = images.identify(body, self.settings.max_pixels)
         if self.admitted >= self.settings.max_requests:
             raise RefusedError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "Too many requests at once: try again in a second.",
                 retry_after="1",
             )
-        return body
+        return image
 
     def _check_token(self, headers: Headers) -> None:
         if not self.settings.api_token:
@@ -170,12 +178,21 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _with_image_headers(scope: Scope, length: int) -> Scope:
-    """Describe the body that is handed on instead of the one that came."""
-    about_body = (b"content-type", b"content-length", b"content-encoding", b"transfer-encoding")
-    headers = [(name, value) for name, value in scope["headers"] if name not in about_body]
-    headers += [(b"content-type", b"image/*"), (b"content-length", b"%d" % length)]
+def _without_body_headers(scope: Scope) -> Scope:
+    """Describe no body: by its content type BentoML would choose a parser, or refuse it."""
+    headers = [item for item in scope["headers"] if not item[0].startswith(b"content-")]
     return {**scope, "headers": headers}
+
+
+def from_gate(spec: Any) -> Any:
+    """Make of BentoML's input specification one that takes the image that the gate has opened."""
+
+    class Admitted(spec):  # type: ignore[misc]  # a class that BentoML has made
+        @classmethod
+        async def from_http_request(cls, request: Request, _: Any) -> Any:
+            return cls.model_construct(root=request.state.image)
+
+    return Admitted
 
 
 class _Answer:

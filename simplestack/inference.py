@@ -20,10 +20,10 @@ Floats = NDArray[np.float32]
 class OnnxModel:
     """A packed model, loaded once and safe to call from several threads."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Load the model, with as many threads as this process may keep busy."""
+    def __init__(self, path: Path | str, processes: int = 1) -> None:
+        """Load the model, with as many threads as each of so many processes may keep busy."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        options.intra_op_num_threads = max(1, cores() // processes)
         self.session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )

@@ -1,4 +1,4 @@
-"""What people see in a browser: the page at /, the API documentation at /docs."""
+"""What the service shows of itself: the page at /, its API at /docs, its model and its numbers."""
 
 import base64
 import hashlib
@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from simplestack import openapi, telemetry
+
 WEB = Path(__file__).parent / "web"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -20,8 +22,11 @@ HEADERS = {
 }
 
 
-def site(about: Callable[[], dict[str, Any]]) -> Starlette:
-    """Build the page, its documentation, and /model.json, which answers what `about` gives."""
+def site(about: Callable[[], dict[str, Any]], *, token: bool) -> Starlette:
+    """Build all that is not a prediction; /model.json answers what `about` gives.
+
+    With a `token`, /docs says that one is needed.
+    """
     index = (WEB / "index.html").read_text()
     docs = (WEB / "docs.html").read_text()
     strict = _policy(
@@ -37,11 +42,16 @@ def site(about: Callable[[], dict[str, Any]]) -> Starlette:
     def model(_: Request) -> Response:
         return JSONResponse(about(), headers=HEADERS)
 
+    def document(_: Request) -> Response:
+        return JSONResponse(openapi.document(about()["classes"], token=token), headers=HEADERS)
+
     return Starlette(
         routes=[
             Route("/", page(index, strict)),
             Route("/docs", page(docs, swagger)),
+            Route("/docs.json", document),
             Route("/model.json", model),
+            Route("/metrics", telemetry.metrics),
         ]
     )
 

@@ -1,6 +1,7 @@
 """The settings of the service: environment variables, checked once, at the start."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,6 +9,7 @@ from dataclasses import dataclass, fields
 from simplestack import StackError, images
 
 HIGHEST_PORT = 65535
+ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Settings:
     port: int = 5000  # read by the command that starts the container
     web_concurrency: int = 1  # workers of gunicorn, which reads it by itself
     api_token: str = ""  # "" lets everybody in
+    cors_origins: tuple[str, ...] = ()  # whose pages may ask from a browser; "*": everybody's
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -32,13 +35,28 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
     }
     if numbers.get("port", 0) > HIGHEST_PORT:
         raise StackError(f"PORT={numbers['port']} is above {HIGHEST_PORT}: correct or unset it")
-    return Settings(**numbers, api_token=environment.get("API_TOKEN", ""))
+    return Settings(
+        **numbers,
+        api_token=environment.get("API_TOKEN", ""),
+        cors_origins=_origins(environment.get("CORS_ORIGINS", "")),
+    )
 
 
 def _positive(name: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or int(value) == 0:
         raise StackError(f"{name}={value!r} is not a whole number above 0: correct or unset it")
     return int(value)
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = tuple(filter(None, (origin.strip() for origin in value.split(","))))
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise StackError(
+                f"CORS_ORIGINS={value!r}: {origin!r} is no origin: separate by commas what looks"
+                " like https://example.com, or set * for everybody"
+            )
+    return origins
 
 
 if __name__ == "__main__":  # the container asks so before it starts gunicorn

@@ -6,7 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,10 +95,68 @@ def bento(packing) -> Path:
 
 
 @pytest.fixture(scope="session")
-def url(bento) -> Iterator[str]:
-    """The address of the served Bento."""
+def bentoml_url(bento) -> Iterator[str]:
+    """The address of the Bento, served by `bentoml serve`."""
     with serving.serve(str(bento)) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def url(bentoml_url) -> str:
+    """The address of the served Bento."""
+    return bentoml_url
+
+
+def command(bento: Path) -> str:
+    """Give the CMD of a Bento's Dockerfile: what the container starts."""
+    return (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
+
+
+@contextmanager
+def gunicorn(bento: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Serve a Bento as the container does, by the Dockerfile's CMD; give the URL and gunicorn.
+
+    Its log is in the process's `log`.
+    """
+    port = str(serving.free_port())
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(
+            ["/bin/sh", "-c", command(bento)],
+            cwd=bento,
+            env={**os.environ, "BENTO_PATH": str(bento), "PORT": port, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        server.log = log
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}", server)
+            yield f"http://127.0.0.1:{port}", server
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            finally:
+                server.kill()
+
+
+def wait_until_ready(url: str, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + serving.READY_WITHIN
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            assert server.poll() is None, read_log(server)
+            time.sleep(0.1)
+
+
+def read_log(server: subprocess.Popen) -> str:
+    """Give what a server has printed so far."""
+    server.log.seek(0)
+    return server.log.read()
 
 
 def copy_project(folder: Path) -> Path:

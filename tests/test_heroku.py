@@ -2,18 +2,13 @@
 
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, error_line, run
+from conftest import PROJECT, command, error_line, gunicorn, run
 
-from simplestack import StackError, heroku, serving
+from simplestack import StackError, heroku
 from simplestack.inference import cores
 
 REVIEWED = PROJECT / "Dockerfile.heroku"
@@ -25,19 +20,6 @@ def normalised(dockerfile: str) -> str:
 
 def generated(bento: Path) -> str:
     return (bento / "env" / "docker" / "Dockerfile").read_text()
-
-
-def start(bento: Path, **environment: str) -> subprocess.Popen:
-    """Run the CMD of the Dockerfile, as the container does."""
-    command = (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.Popen(
-        ["/bin/sh", "-c", command],
-        cwd=bento,
-        env={**os.environ, "PATH": path, "BENTO_PATH": str(bento), **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_the_dockerfile_is_the_one_that_was_reviewed(bento):
@@ -78,51 +60,23 @@ def test_every_package_of_the_image_is_pinned(bento):
     [
         *("PORT=abc", "PORT=65536", "WEB_CONCURRENCY=x", "WEB_CONCURRENCY=0"),
         *("MAX_BYTES=-1", "MAX_PIXELS=1.5", "MAX_REQUESTS=many", "TIMEOUT=٣"),
+        *("CORS_ORIGINS=example.com", "CORS_ORIGINS=https://a.org/x"),
     ],
 )
 def test_a_bad_setting_stops_it_at_once_with_one_line(bento, setting):
     name, _, value = setting.partition("=")
-    server = start(bento, **{name: value})
-    _, errors = server.communicate(timeout=30)
-    assert server.returncode == 1
-    assert errors.startswith(f"error: {name}=")
-    assert errors.count("\n") == 1
+    environment = {"BENTO_PATH": str(bento), name: value}
+    result = run("/bin/sh", "-c", command(bento), cwd=bento, **environment)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {name}=")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_command_serves_on_port_and_ends_on_sigterm(bento, workers):
-    port = str(serving.free_port())
-    server = start(bento, PORT=port, WEB_CONCURRENCY=workers)
-    try:
-        wait_until_ready(port)
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=15)
-    finally:
-        server.kill()
-    assert server.returncode == 0
-
-
-def test_metrics_of_all_workers_are_served(bento):
-    port = str(serving.free_port())
-    server = start(bento, PORT=port, WEB_CONCURRENCY="2")
-    try:
-        wait_until_ready(port)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-            assert b"bentoml_service" in response.read()
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=15)
-
-
-def wait_until_ready(port: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            assert time.monotonic() < deadline, "not ready within a minute"
-            time.sleep(0.2)
+    with gunicorn(bento, WEB_CONCURRENCY=workers) as (_, server):
+        server.terminate()
+        assert server.wait(timeout=15) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,29 @@
-"""The packed service over real HTTP: every row of the contract's table."""
+"""The packed service over real HTTP, under both servers: every row of the contract's table."""
 
 import io
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import run
+from conftest import gunicorn, run
 from PIL import Image
 
 from simplestack import StackError, serving, settings
+
+
+@pytest.fixture(scope="module", params=["bentoml", "gunicorn"])
+def url(request, bento) -> Iterator[str]:
+    """The address of the service: with `bentoml serve`, and as in the container."""
+    if request.param == "bentoml":
+        yield request.getfixturevalue("bentoml_url")
+    else:
+        with gunicorn(bento) as (address, _):
+            yield address
 
 
 @pytest.fixture(scope="session")
@@ -179,6 +190,17 @@ def test_address_in_the_body_is_not_fetched(url):
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs.json", "/model.json"])
 def test_endpoint_of_operation_answers(url, path):
     assert httpx.get(url + path).status_code == 200
+
+
+def test_explain_can_be_switched_off(url, photo):
+    check_answer(post(url, photo.read_bytes(), params={"explain": "0"}).json())
+
+
+@pytest.mark.parametrize("explain", ["perhaps", "", "true", "2"])
+def test_explain_is_not_guessed(url, photo, explain):
+    response = post(url, photo.read_bytes(), params={"explain": explain})
+    assert response.status_code == 400
+    assert "neither 0 nor 1" in response.json()["error"]
 
 
 def test_token_is_asked_for_where_one_is_set(bento, photo):

@@ -1,0 +1,114 @@
+"""What is known of every request: a line of JSON in the log, and numbers for /metrics.
+
+Numbers of several workers add up where PROMETHEUS_MULTIPROC_DIR names a folder for them, as
+gunicorn.conf.py and `bentoml serve` do.
+"""
+
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+from starlette.datastructures import Headers, MutableHeaders, State
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PATHS = {"/", "/predict", "/docs", "/docs.json", "/model.json"}  # others count as one, "other"
+PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds: not counted
+GONE = 499  # the status that nginx notes for a client that hung up before its answer
+ID = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a request; routers send one as X-Request-ID
+LONGEST = 200  # characters of a path in the log
+
+REQUESTS = Counter("requests", "Requests answered.", ["path", "status"])
+REQUEST_SECONDS = Histogram("request_seconds", "Time from request to answer.", ["path"])
+STEP_SECONDS = Histogram(
+    "step_seconds",
+    "Time of a step within a prediction.",
+    ["step"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+IN_PROGRESS = Gauge("requests_in_progress", "Requests in hand.", multiprocess_mode="livesum")
+
+
+class Telemetry:
+    """ASGI middleware that counts, times and logs what the app answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand around `app`."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and note what came of it."""
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            return await self.app(scope, receive, send)
+        started = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        record: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": given if ID.fullmatch(given) else uuid.uuid4().hex,
+            "method": scope["method"],
+            "path": scope["path"][:LONGEST],
+            "status": GONE,
+            "bytes": 0,  # of the body
+        }
+
+        async def counted() -> Message:
+            message = await receive()
+            record["bytes"] += len(message.get("body", b""))
+            return message
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record["status"] = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = record["id"]
+            await send(message)
+
+        state = {**scope.get("state", {}), "record": record}
+        try:
+            with IN_PROGRESS.track_inprogress():
+                await self.app({**scope, "state": state}, counted, noted)
+        finally:
+            seconds = time.perf_counter() - started
+            path = scope["path"] if scope["path"] in PATHS else "other"
+            REQUESTS.labels(path, record["status"]).inc()
+            REQUEST_SECONDS.labels(path).observe(seconds)
+            print(json.dumps({**record, "ms": _ms(seconds)}), flush=True)
+
+
+@contextmanager
+def timed(state: State, step: str) -> Iterator[None]:
+    """Time a step of a prediction, for the request's record and for /metrics."""
+    started = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - started
+    state.record[f"{step}_ms"] = _ms(seconds)
+    STEP_SECONDS.labels(step).observe(seconds)
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 2)
+
+
+def metrics(_: Request) -> Response:
+    """Give the numbers of all workers, in Prometheus' text format."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
