@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test rehearse lint format lock clean
+.PHONY: help run test fuzz rehearse lint format lock clean
 
 help: ## list the recipes
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
@@ -14,6 +14,9 @@ run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, 
 
 test: lint ## install what is missing, then check style, types and behaviour
 	$(BIN)/pytest
+
+fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is packed (needs strace)
+	PYTHONPATH=. $(BIN)/python tests/fuzz.py
 
 rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
 	@sh rehearse/rehearse.sh

@@ -113,23 +113,24 @@ def command(bento: Path) -> str:
 
 
 @contextmanager
-def gunicorn(bento: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def gunicorn(
+    bento: Path, under: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[str, subprocess.Popen]]:
     """Serve a Bento as the container does, by the Dockerfile's CMD; give the URL and gunicorn.
 
-    Its log is in the process's `log`.
+    `under` names a program to start it with. Its log is the file `log`.
     """
     port = str(serving.free_port())
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.NamedTemporaryFile() as log:
         server = subprocess.Popen(
-            ["/bin/sh", "-c", command(bento)],
+            [*under, "/bin/sh", "-c", command(bento)],
             cwd=bento,
             env={**os.environ, "BENTO_PATH": str(bento), "PORT": port, **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            text=True,
         )
-        server.log = log
+        server.log = Path(log.name)
         try:
             wait_until_ready(f"http://127.0.0.1:{port}", server)
             yield f"http://127.0.0.1:{port}", server
@@ -149,14 +150,8 @@ def wait_until_ready(url: str, server: subprocess.Popen) -> None:
             return
         except OSError:
             assert time.monotonic() < deadline
-            assert server.poll() is None, read_log(server)
+            assert server.poll() is None, server.log.read_text()
             time.sleep(0.1)
-
-
-def read_log(server: subprocess.Popen) -> str:
-    """Give what a server has printed so far."""
-    server.log.seek(0)
-    return server.log.read()
 
 
 def copy_project(folder: Path) -> Path:

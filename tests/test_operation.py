@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import gunicorn, read_log, run
+from conftest import gunicorn, run
 from prometheus_client.parser import text_string_to_metric_families
 from test_serving import post
 
@@ -30,7 +30,7 @@ def logged(process, answer: httpx.Response) -> dict:
     """The line of the log about an answer, which is written just after it."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        records = [json.loads(x) for x in read_log(process).splitlines() if x.startswith("{")]
+        records = [json.loads(x) for x in process.log.read_text().splitlines() if x.startswith("{")]
         for record in records:
             if record["id"] == answer.headers["x-request-id"]:
                 return record

@@ -1,0 +1,204 @@
+"""Throw mutated images and other bodies at the packed service, and see that nothing breaks.
+
+    make fuzz                                  # 20,000 requests to what was packed last
+    PYTHONPATH=. python tests/fuzz.py --requests 500 --seed 7
+
+Every answer must be a prediction or a clear 4xx. The worker must live on, its memory must not grow,
+and the server must not open a single connection: strace, which sees each attempt, keeps watch.
+"""
+
+import argparse
+import http.client
+import io
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import bentoml
+from conftest import gunicorn
+from PIL import Image
+from tqdm import tqdm
+
+from simplestack import bento, sample
+
+CLIENTS = 8
+ANSWERS = {200, 400, 413, 415}
+MOST_GROWTH = 16 * 1024  # KiB of a worker that may differ by what malloc keeps at the moment
+SETTINGS = {"MAX_BYTES": "200000", "MAX_PIXELS": "1000000"}  # within reach of a mutated header
+TRACE = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect")
+FORMATS = (
+    *(("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "CMYK", {})),
+    *(("PNG", mode, {}) for mode in ("RGB", "P", "RGBA", "1", "I;16")),
+    *(("WEBP", "RGB", {}), ("WEBP", "RGB", {"lossless": True}), ("AVIF", "RGB", {})),
+    *(("GIF", "P", {}), ("BMP", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"})),
+    *(("TIFF", "CMYK", {}), ("TIFF", "L", {"compression": "jpeg"}), ("MPO", "RGB", {})),
+)
+OTHERS = (
+    *(b"", b"http://127.0.0.1:9/x.jpg", b"https://example.com/cat.png", b"file:///etc/passwd"),
+    *(b'{"image": "http://127.0.0.1:9/x.jpg"}', b"[]", b"null", b"%PDF-1.7", b"<svg/>", b"PK\3\4"),
+    *(b"<?xml version='1.0'?><svg><image href='http://127.0.0.1:9/'/></svg>", b"\xff\xd8\xff"),
+)
+CONTENT_TYPES = (
+    *("image/*", "image/jpeg", "image/png", "application/json", "text/plain", "x", ""),
+    *("application/octet-stream", "application/vnd.bentoml+pickle", "multipart/form-data"),
+    *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+)
+
+
+@dataclass
+class Outcome:
+    """What came of a run."""
+
+    answers: Counter[int]
+    wrong: list[str]
+    growth: int  # KiB of the worker, from a quarter of the run to its end
+    connections: list[str]  # those that the server tried to open
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether nothing broke."""
+        return not self.wrong and not self.connections and self.growth <= MOST_GROWTH
+
+
+def encoded() -> list[bytes]:
+    """Encode a drawn picture in every format and mode."""
+    image = sample.picture("bees", random.Random(0)).resize((120, 90))
+    files = []
+    for kind, mode, options in FORMATS:
+        file = io.BytesIO()
+        picture = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
+        picture.save(file, kind, **options)
+        files.append(file.getvalue())
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=turned)
+    return [*files, file.getvalue()]
+
+
+def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """Damage an image: a few times, in one of the ways in which files and attackers do."""
+    body = bytearray(data)
+    for _ in range(rng.choice((0, 1, 1, 2, 4, 16))):
+        at = rng.randrange(len(body) + 1) if rng.random() < 0.5 else rng.randrange(64)
+        length = rng.choice((1, 2, 4, 32, 500))
+        match rng.randrange(6):
+            case 0:
+                body[at : at + 1] = rng.randbytes(1)
+            case 1:
+                body[at : at + length] = rng.choice((b"\0", b"\xff", b"\x7f")) * length
+            case 2:
+                del body[at : at + length]
+            case 3:
+                body[at:at] = body[at : at + length]
+            case 4:
+                body[at:] = other[at:]
+            case 5:
+                del body[at:]
+    return bytes(body)
+
+
+def requests(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    """Make up requests: path, body and headers."""
+    rng = random.Random(seed)
+    files = encoded()
+    for _ in range(count):
+        body = mutate(rng.choice(files), rng.choice(files), rng)
+        if rng.random() < 0.1:
+            body = rng.choice((*OTHERS, rng.randbytes(rng.randrange(1000)), 4 * body, 9 * body))
+        content_type = rng.choice(CONTENT_TYPES) if rng.random() < 0.5 else "image/*"
+        if rng.random() < 0.2:
+            content_type = "multipart/form-data; boundary=x"
+            body = mutate(form(body, rng), form(files[0], rng), rng)
+        yield rng.choice(("", "?explain=1", "?explain=x")), body, {"Content-Type": content_type}
+
+
+def form(body: bytes, rng: random.Random) -> bytes:
+    """Wrap a body as `curl -F` does, or nearly so."""
+    name = rng.choice((b'name="image"; filename="a.jpg"', b'name="image"', b'filename="a"', b""))
+    return b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n--x--\r\n" % (name, body)
+
+
+def ask(url: str, request: tuple[str, bytes, dict[str, str]]) -> tuple[int, str]:
+    """Send one request; give its status, and what is wrong with the answer, "" if nothing."""
+    query, body, headers = request
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        connection.request("POST", f"/predict{query}", body, headers)
+        response = connection.getresponse()
+        status, text = response.status, response.read()
+        key = "label" if status == 200 else "error"
+        fine = status in ANSWERS and key in json.loads(text)
+        return status, "" if fine else f"{status} {text[:200]!r} to {body[:60]!r} {headers}"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return 0, f"{error!r} to {body[:60]!r} {headers}"
+    finally:
+        connection.close()
+
+
+def worker_of(gunicorn_pid: int) -> int:
+    """Find the one worker of gunicorn."""
+    (worker,) = Path(f"/proc/{gunicorn_pid}/task/{gunicorn_pid}/children").read_text().split()
+    return int(worker)
+
+
+def memory(pid: int) -> int:
+    """Give the resident memory of a process, in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def fuzz(saved_path: Path, count: int, seed: int) -> Outcome:
+    """Throw so many requests at a Bento."""
+    outcome = Outcome(Counter(), [], 0, [])
+    with (
+        tempfile.NamedTemporaryFile("r") as trace,
+        gunicorn(saved_path, under=(*TRACE, "-o", trace.name), **SETTINGS) as (url, server),
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        worker, early = worker_of(server.pid), 0
+        started = len(Path(trace.name).read_text())
+        answers = pool.map(lambda request: ask(url, request), requests(count, seed))
+        for i, (status, wrong) in enumerate(tqdm(answers, total=count, disable=None)):
+            outcome.answers[status] += 1
+            if wrong:
+                outcome.wrong.append(wrong)
+            if i == count // 4:
+                early = memory(worker)
+        if worker_of(server.pid) != worker:
+            outcome.wrong.append("the worker has crashed")
+        outcome.growth = memory(worker_of(server.pid)) - early
+        outcome.connections = Path(trace.name).read_text()[started:].splitlines()
+    return outcome
+
+
+def main() -> None:
+    """Fuzz what was packed last; say what came of it."""
+    parser = argparse.ArgumentParser(description="Fuzz what was packed last.")
+    parser.add_argument("--requests", type=int, default=20_000, help="(default: 20,000)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    args = parser.parse_args()
+    if not shutil.which("strace"):
+        sys.exit("error: strace is missing: apt install strace")
+    try:
+        saved_path = Path(bentoml.get(f"{bento.NAME}:latest").path)
+    except bentoml.exceptions.NotFound:
+        sys.exit("error: nothing is packed yet: make run")
+    outcome = fuzz(saved_path, args.requests, args.seed)
+    answers = ", ".join(f"{number} × {status}" for status, number in outcome.answers.most_common())
+    print(f"answers: {answers}\nwrong: {len(outcome.wrong)}", *outcome.wrong[:10], sep="\n  ")
+    print(f"growth of the worker after the first quarter: {outcome.growth} KiB")
+    print(f"connections that the server opened: {len(outcome.connections)}")
+    sys.exit(not outcome.passed)
+
+
+if __name__ == "__main__":
+    main()
