@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 import bentoml
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
@@ -29,7 +30,11 @@ NO_SYN = b"".join(
 def app() -> Any:
     """Load the Bento from BENTO_PATH, with its own copy of the model, and give its ASGI app."""
     service: bentoml.Service[Any] = bentoml.load(os.environ["BENTO_PATH"])
-    return service.to_asgi()
+    asgi = service.to_asgi()
+    # Its timer for each request lives for a minute, however soon the answer comes: with many
+    # requests they add up to megabytes. The gate has its own, which end with the request.
+    asgi.user_middleware = [m for m in asgi.user_middleware if m.cls is not TimeoutMiddleware]
+    return asgi
 
 
 def begin_no_more(listener: socket.socket) -> None:

@@ -27,6 +27,10 @@ PATIENCE = 4
 still sending when that happens may never see why."""
 
 
+HOLD = 8
+"""How many times MAX_BYTES the bodies in hand may take together, in a worker."""
+
+
 class RefusedError(StackError):
     """A request that is answered at the gate."""
 
@@ -60,6 +64,7 @@ class Gate:
         self.app = app
         self.settings = settings
         self.admitted = 0  # requests that BentoML is working on or that wait for it
+        self.held = 0  # bytes of bodies in hand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on with an opened image."""
@@ -84,6 +89,14 @@ class Gate:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        request.state.held = 0
+        try:
+            await self._hand_on(request, send)
+        finally:
+            self.held -= request.state.held
+
+    async def _hand_on(self, request: Request, send: Send) -> None:
+        scope, receive = request.scope, request.receive
         try:
             request.state.image = await self._admit(request)
         except ClientDisconnect:
@@ -112,11 +125,7 @@ class Gate:
             body = await _first_file(request, body)
         image = images.identify(body, self.settings.max_pixels)
         if self.admitted >= self.settings.max_requests:
-            raise RefusedError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "Too many requests at once: try again in a second.",
-                retry_after="1",
-            )
+            raise _busy()
         return image
 
     def _check_token(self, headers: Headers) -> None:
@@ -145,11 +154,24 @@ class Gate:
             size += len(chunk)
             if size <= most:
                 body += chunk
+                self.held += len(chunk)
+                request.state.held += len(chunk)
+                if self.held > HOLD * most:
+                    raise _busy(connection="close")
             elif size > PATIENCE * most:
                 raise too_long
         if size > most:
             raise too_long
         return bytes(body)
+
+
+def _busy(**headers: str) -> RefusedError:
+    return RefusedError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Too many requests at once: try again in a second.",
+        retry_after="1",
+        **headers,
+    )
 
 
 async def _first_file(request: Request, body: bytes) -> bytes:

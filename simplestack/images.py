@@ -16,6 +16,7 @@ from simplestack import StackError
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
 MAX_PIXELS = 50_000_000
+HEAVY = {"WEBP": 4, "AVIF": 4}  # times the memory that others take a pixel to decode
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a phone's MPO opens as JPEG
 
 # Pillow loads some formats only when it meets them, and then all it knows, forty more. Not here.
@@ -24,6 +25,9 @@ LOADED = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
 
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None
+
+STRIP = 256  # rows
+ORIENTATION = 0x0112  # in EXIF
 
 Photo = NDArray[np.uint8]
 """CROP×CROP×3 uint8, RGB."""
@@ -77,6 +81,7 @@ _XML_HEAD = 1024  # bytes in which an SVG's root element may hide behind an XML 
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an encoded image, without decoding its pixels.
 
+    Of WebP and AVIF, whose decoders take four times the memory, a quarter of the pixels are read.
     Raises BadImageError, UnsupportedFormatError or TooManyPixelsError.
     """
     if not data:
@@ -92,10 +97,12 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             "This is not an image that can be read: use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
             " file."
         ) from error
-    if image.width * image.height > max_pixels:
+    kind = image.format or ""
+    most = max_pixels // HEAVY.get(kind, 1)
+    if image.width * image.height > most:
         raise TooManyPixelsError(
             f"The picture has {image.width}×{image.height} pixels, more than the"
-            f" {max_pixels / 1e6:g} million that are read: use a smaller one."
+            f" {most / 1e6:g} million that are read of a {kind}: use a smaller one."
         )
     return image
 
@@ -109,31 +116,50 @@ def _other_file(data: bytes) -> str | None:
     )
 
 
-def decode(image: Image.Image, at_least: int | None = None) -> Image.Image:
+def decode(image: Image.Image, at_least: int) -> Image.Image:
     """Decode an opened image into upright 8-bit RGB; of an animation, the first frame.
 
-    `at_least` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, as long as its sides keep
-    that many pixels. Raises BadImageError where the pixels can't be decoded.
+    A picture with sides of twice `at_least` pixels or more is reduced by a whole number, as long as
+    its sides keep so many. Raises BadImageError where the pixels can't be decoded.
     """
     try:
-        if at_least:
-            image.draft(image.mode, (at_least, at_least))
+        image.draft(image.mode, (at_least, at_least))  # JPEGs come reduced from their decoder
         image.load()
-        return _rgb(_upright(image))
+        rgb = _reduced(image, max(1, min(image.size) // at_least))
+        return _upright(rgb, image)
     except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
         raise BadImageError(
             f"The image is damaged or cut off ({error}): use an undamaged file."
         ) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """Convert to RGB and average squares of factor×factor pixels, in strips: copies of a large
+    picture would take several times its memory.
+    """
+    if factor == 1:
+        return _rgb(image)
+    whole = Image.new("RGB", (image.width // factor, image.height // factor))
+    rows = factor * max(1, STRIP // factor)
+    for top in range(0, whole.height * factor, rows):
+        bottom = min(top + rows, whole.height * factor)
+        strip = image.crop((0, top, whole.width * factor, bottom))
+        whole.paste(_rgb(strip).reduce(factor), (0, top // factor))
+    return whole
+
+
+def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        rgb.getexif()[ORIENTATION] = original.getexif().get(ORIENTATION, 1)
+        ImageOps.exif_transpose(rgb, in_place=True)
     except Exception:  # a photo with an unreadable EXIF block is still a photo
-        return image
+        return rgb
+    return rgb
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
         grey: NDArray[Any] = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
@@ -151,7 +177,7 @@ def to_array(image: Image.Image) -> Photo:
     are cut out. Only those are computed, so that a picture of 1×50,000 pixels stays cheap.
     Raises BadImageError.
     """
-    rgb = decode(image, at_least=2 * RESIZE)  # twice the target: no visible loss
+    rgb = decode(image, 2 * RESIZE)  # twice the target: no visible loss
     shorter = min(rgb.size)
     width, height = (RESIZE * side // shorter for side in rgb.size)
     left, top = round((width - CROP) / 2), round((height - CROP) / 2)

@@ -18,7 +18,7 @@ class Settings:
 
     max_bytes: int = 10 * 1024 * 1024  # of a body
     max_pixels: int = images.MAX_PIXELS  # of a picture
-    max_requests: int = 32  # worked on or waiting at once, per worker
+    max_requests: int = 64  # worked on or waiting at once, per worker
     timeout: int = 25  # seconds until an answer; Heroku's router gives up after 30
     port: int = 5000  # read by the command that starts the container
     web_concurrency: int = 1  # workers of gunicorn, which reads it by itself

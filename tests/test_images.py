@@ -1,6 +1,8 @@
 """Every format that people send becomes the same array; everything else is refused by name."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -122,6 +124,36 @@ def test_large_jpeg_is_read_as_at_full_size():
     data = encode(large, "JPEG", quality=95)
     full = encode(Image.open(io.BytesIO(data)), "PNG", compress_level=1)
     assert np.abs(images.read(data).astype(int) - images.read(full)).mean() < 1.5
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_large_picture_of_every_mode_is_read_as_at_full_size(scene, mode):
+    large = scene.resize((1700, 1300)).convert(mode)
+    full = large.convert("RGB").resize((333, 256), Image.Resampling.BILINEAR)
+    array = np.asarray(full.crop((54, 16, 54 + 224, 16 + 224))).astype(int)
+    data = encode(large, "TIFF" if mode == "CMYK" else "PNG")
+    assert np.abs(images.read(data) - array).mean() < 4
+
+
+def test_large_picture_takes_the_memory_of_one():
+    data = encode(Image.new("RGBA", (7000, 7000)), "PNG", compress_level=1)
+    ask = (
+        "import resource, sys; from simplestack import images; data = sys.stdin.buffer.read();"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; images.read(data);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", ask], input=data, stdout=subprocess.PIPE, check=True
+    )
+    scale = 1024 if sys.platform == "linux" else 1
+    assert scale * int(result.stdout) < 1.25 * 4 * 7000**2
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_formats_that_take_more_memory_have_a_lower_limit(scene, kind):
+    with pytest.raises(images.TooManyPixelsError, match=kind):
+        images.identify(encode(scene, kind), max_pixels=400_000)
+    images.identify(encode(scene, kind), max_pixels=500_000)
 
 
 def test_narrow_picture_takes_no_memory_to_speak_of():

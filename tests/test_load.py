@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -108,6 +109,16 @@ def test_slow_clients_keep_nobody_waiting(server, photo):
     for connection in slow:
         connection.close()
     assert answers == [200] * 20
+
+
+def test_bodies_in_hand_have_a_limit_together(bento):
+    with gunicorn(bento, MAX_BYTES="100000") as (url, _), ExitStack() as stack:
+        uploads = [stack.enter_context(connect(url)) for _ in range(9)]
+        for upload in uploads:
+            upload.sendall(head(100_000) + b"\0" * 90_000)  # the last bytes never come
+            time.sleep(0.2)
+        assert uploads[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+        assert post(url, b"junk").status_code == 400
 
 
 def test_idle_connections_keep_nobody_waiting(server, photo):

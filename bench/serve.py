@@ -1,0 +1,335 @@
+"""Race the packed service against what people would pick instead, all with the same photos.
+
+    pip install --target bench/others fastapi litserve uvicorn
+    python bench/serve.py saved_models/NAME.ckpt | tee bench/results/serve.txt
+
+(and wrk, the load generator, from your system). The contenders serve the same weights with the same
+number of workers: FastAPI and LitServe with torch, as their introductions have it; FastAPI with the
+ONNX model that is packed, written as briefly as possible; and what saveToBento.py made of the
+checkpoint, as its container runs it. They take turns, so that whatever else the machine does slows
+all of them. wrk, with one thread, sends the validation photos in turn over kept connections.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bentoml
+import machine
+from PIL import Image
+
+BENCH = Path(__file__).parent
+sys.path.insert(0, str(BENCH.parent))  # the scripts are no package
+
+from simplestack import bento, checkpoint, serving  # noqa: E402
+from simplestack.inference import cores  # noqa: E402
+
+OTHERS = BENCH / "others"
+READY_WITHIN = 60  # seconds
+LARGE = (4000, 3000)  # pixels of a phone's photo
+FASTAPI_TORCH = """
+import io
+from pathlib import Path
+import torch
+from fastapi import FastAPI, Request
+from PIL import Image
+from torchvision.transforms import v2
+from simplestack import checkpoint, model
+
+torch.set_num_threads({threads})
+state = checkpoint.load(Path({checkpoint!r}))
+network = model.Classifier(len(state.classes)).eval()
+network.load_state_dict(state.best)
+prepare = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
+app = FastAPI()
+
+@app.post("/predict")
+async def predict(request: Request):
+    image = Image.open(io.BytesIO(await request.body())).convert("RGB")
+    with torch.inference_mode():
+        logits = network(prepare(image).permute(1, 2, 0)[None])
+    return dict(zip(state.classes, logits.softmax(1)[0].tolist()))
+"""
+LITSERVE_TORCH = """
+import io
+from pathlib import Path
+import litserve
+import torch
+from fastapi import Request
+from PIL import Image
+from torchvision.transforms import v2
+from simplestack import checkpoint, model
+
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        torch.set_num_threads({threads})
+        self.state = checkpoint.load(Path({checkpoint!r}))
+        self.network = model.Classifier(len(self.state.classes)).eval()
+        self.network.load_state_dict(self.state.best)
+        self.prepare = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
+
+    def decode_request(self, request: Request):
+        image = Image.open(request["image"].file).convert("RGB")
+        return self.prepare(image).permute(1, 2, 0)[None]
+
+    def predict(self, photo):
+        with torch.inference_mode():
+            return self.network(photo).softmax(1)[0].tolist()
+
+    def encode_response(self, probabilities):
+        return dict(zip(self.state.classes, probabilities))
+
+if __name__ == "__main__":
+    litserve.LitServer(Api(), accelerator="cpu", workers_per_device={workers}).run(
+        port={port}, host="127.0.0.1", generate_client_file=False, num_api_servers=1
+    )
+"""
+FASTAPI_ONNX = """
+import io
+import numpy as np
+import onnxruntime
+from fastapi import FastAPI, Request
+from PIL import Image
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+session = onnxruntime.InferenceSession({model!r}, options)
+app = FastAPI()
+
+@app.post("/predict")
+async def predict(request: Request):
+    image = Image.open(io.BytesIO(await request.body())).convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize([round(scale * side) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = (image.width - 224) // 2, (image.height - 224) // 2
+    photo = np.asarray(image.crop((left, top, left + 224, top + 224)))
+    logits = session.run(["logits"], {{"photos": photo[None]}})[0][0]
+    exp = np.exp(logits - logits.max())
+    return dict(zip({classes!r}, (exp / exp.sum()).tolist()))
+"""
+UVICORN = "{python} -m uvicorn app:app --host 127.0.0.1 --port {port} --workers {workers} --no-access-log --log-level warning"  # noqa: E501
+
+
+@dataclass
+class Contender:
+    """One that serves, and what was measured of it."""
+
+    name: str
+    command: str
+    program: str = ""  # app.py
+    ready: str = "/predict"  # answers, if only with an error, once it is ready
+    form: bool = False  # wants the picture in a form
+    url: str = ""
+    rates: list[float] = field(default_factory=list)  # requests/s, with several connections
+    latencies: list[tuple[float, float]] = field(default_factory=list)  # p50 and p99 of one, ms
+    memory: float = 0  # MB of all its processes, shared pages counted once
+
+
+def contenders(path: Path, saved_path: Path, workers: int) -> list[Contender]:
+    """Name who takes part."""
+    state = checkpoint.load(path)
+    (model,) = saved_path.glob("models/*/*/model.onnx")
+    known = {
+        "checkpoint": str(path.resolve()),
+        "classes": state.classes,
+        "model": str(model),
+        "threads": max(1, cores() // workers),
+        "workers": workers,
+        "python": sys.executable,
+    }
+    dockerfile = (saved_path / "Dockerfile").read_text()
+    packed = f"cd {saved_path} && {dockerfile.rpartition('CMD ')[2].strip()}"
+    return [
+        _contender("FastAPI + torch", UVICORN, FASTAPI_TORCH, known),
+        _contender("LitServe + torch", "{python} app.py", LITSERVE_TORCH, known, form=True),
+        _contender("FastAPI + ONNX", UVICORN, FASTAPI_ONNX, known),
+        Contender("this stack", packed, ready="/readyz", url=_url()),
+    ]
+
+
+def _contender(
+    name: str, command: str, program: str, known: dict[str, object], *, form: bool = False
+) -> Contender:
+    url = _url()
+    known = {**known, "port": int(url.rpartition(":")[2])}
+    return Contender(name, command.format(**known), program.format(**known), form=form, url=url)
+
+
+def _url() -> str:
+    return f"http://{serving.HOST}:{serving.free_port()}"
+
+
+@contextmanager
+def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[None]:
+    """Start a contender, wait until it answers, and stop it in the end."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "BENTO_PATH": str(saved_path),
+        "PORT": contender.url.rpartition(":")[2],
+        "WEB_CONCURRENCY": str(workers),
+    }
+    if contender.program:
+        environment["PYTHONPATH"] = f"{OTHERS}:{BENCH.parent}"
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        Path(folder, "app.py").write_text(contender.program)
+        server = subprocess.Popen(
+            [
+                "/bin/sh",
+                "-c",
+                f"exec {contender.command}" if contender.program else contender.command,
+            ],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            deadline = time.monotonic() + READY_WITHIN
+            while not _answers(contender):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    sys.exit(f"{contender.name} doesn't start:\n{log.read().decode()[-2000:]}")
+                time.sleep(0.2)
+            yield
+            contender.memory = sum(_memory(pid) for pid in _family(server.pid)) / 1e6
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _answers(contender: Contender) -> bool:
+    try:
+        serving.here.open(contender.url + contender.ready, timeout=5).close()
+    except serving.urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(other for child in children for other in _family(int(child)))]
+
+
+def _memory(pid: int) -> int:
+    """Give a process's part of the memory, in bytes: what several share is divided among them."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * int(text.partition("\nPss:")[2].split()[0])
+
+
+def load(contender: Contender, photos: Path, connections: int, seconds: int) -> dict[str, float]:
+    """Send photos from so many connections; give requests/s and latencies in ms."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
+    command += ["-s", str(BENCH / "serve.lua"), f"{contender.url}/predict", "--", str(photos)]
+    result = subprocess.run(
+        command + (["form"] if contender.form else []), check=True, capture_output=True, text=True
+    )
+    measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    if measured["failed"]:
+        sys.exit(f"{contender.name} failed {measured['failed']} requests")
+    return measured
+
+
+def race(field: list[Contender], photos: Path, rounds: int, seconds: int) -> None:
+    """Let all take turns, with 8 connections for the rate and with 1 for the latency."""
+    for contender in field:
+        load(contender, photos, 8, 2)  # warm
+    for _ in range(rounds):
+        for contender in field:
+            contender.rates.append(load(contender, photos, 8, seconds)["rate"])
+        for contender in field:
+            one = load(contender, photos, 1, seconds)
+            contender.latencies.append((one["p50"], one["p99"]))
+
+
+def show(field: list[Contender]) -> None:
+    """Print the table, and the ratios of the last contender to the others."""
+    print("| | requests/s | memory, MB | p50, ms | p99, ms |\n|---|---|---|---|---|")
+    for c in field:
+        p50, p99 = (statistics.median(column) for column in zip(*c.latencies, strict=True))
+        rate = statistics.median(c.rates)
+        print(f"| {c.name} | {rate:.0f} | {c.memory:.0f} | {p50:.1f} | {p99:.1f} |")
+    *others, ours = field
+    for other in others:
+        # Round by round, as neighbours in time.
+        ratio = statistics.median(a / b for a, b in zip(ours.rates, other.rates, strict=True))
+        print(
+            f"{ours.name} against {other.name}: {ratio:.2f} times the requests,"
+            f" {ours.memory / other.memory:.2f} of the memory"
+        )
+
+
+def compare_large(url: str, paths: list[Path]) -> None:
+    """Enlarge photos to 12 megapixels; compare time and answers with those of the originals."""
+    ratios, differences, same = [], [], 0
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        size = LARGE if image.width >= image.height else LARGE[::-1]
+        file = io.BytesIO()
+        image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        small, fast = _ask(url, path.read_bytes())
+        large, slow = _ask(url, file.getvalue())
+        ratios.append(slow / fast)
+        same += small["label"] == large["label"]
+        differences.append(abs(small["confidence"] - large["probabilities"][small["label"]]))
+    print(
+        f"12-megapixel JPEGs take {statistics.median(ratios):.2f} times as long (median);"
+        f" the same label for {same} of {len(paths)}; probabilities differ by at most"
+        f" {max(differences):.4f}"
+    )
+
+
+def _ask(url: str, body: bytes) -> tuple[dict[str, object], float]:
+    """Give the answer, and the least seconds of three tries."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        request = serving.urllib.request.Request(f"{url}/predict", body)
+        answer = json.load(serving.here.open(request, timeout=60))
+        seconds.append(time.perf_counter() - started)
+    return answer, min(seconds)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Race the packed service against others.")
+    parser.add_argument("checkpoint", type=Path, help="that was packed last")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
+    parser.add_argument("--workers", type=int, default=2, help="of each (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--seconds", type=int, default=5, help="of each turn (default: 5)")
+    args = parser.parse_args()
+    if not shutil.which("wrk") or not OTHERS.exists():
+        sys.exit("error: wrk or bench/others is missing: see the top of bench/serve.py")
+    saved_path = Path(bentoml.get(f"{bento.NAME}:latest").path)
+    state = checkpoint.load(args.checkpoint)
+    paths = [args.data_dir / name for name in state.photos["val"]]
+    print(machine.describe())
+    print(f"{args.workers} workers each; wrk, {args.rounds} rounds of {args.seconds} s\n")
+    field = contenders(args.checkpoint, saved_path, args.workers)
+    with tempfile.NamedTemporaryFile("w") as photos, ExitStack() as stack:
+        photos.write("".join(f"{path.resolve()}\n" for path in paths))
+        photos.flush()
+        for contender in field:
+            stack.enter_context(served(contender, saved_path, args.workers))
+        race(field, Path(photos.name), args.rounds, args.seconds)
+        compare_large(field[-1].url, paths)
+    show(field)
+
+
+if __name__ == "__main__":
+    main()
