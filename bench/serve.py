@@ -13,6 +13,7 @@ all of them. wrk, with one thread, sends the validation photos in turn over kept
 import argparse
 import io
 import json
+import math
 import os
 import shutil
 import statistics
@@ -37,7 +38,7 @@ from simplestack.inference import cores  # noqa: E402
 
 OTHERS = BENCH / "others"
 READY_WITHIN = 60  # seconds
-LARGE = (4000, 3000)  # pixels of a phone's photo
+LARGE = 12e6  # pixels of a phone's photo
 FASTAPI_TORCH = """
 import io
 from pathlib import Path
@@ -278,7 +279,8 @@ def compare_large(url: str, paths: list[Path]) -> None:
     ratios, differences, same = [], [], 0
     for path in paths:
         image = Image.open(path).convert("RGB")
-        size = LARGE if image.width >= image.height else LARGE[::-1]
+        scale = math.sqrt(LARGE / (image.width * image.height))
+        size = round(scale * image.width), round(scale * image.height)
         file = io.BytesIO()
         image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         small, fast = _ask(url, path.read_bytes())

@@ -66,7 +66,9 @@ def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
     """
     prepared = int8.with_suffix(".prepared.onnx")
     quant_pre_process(str(fp32), str(prepared))
-    layers = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
+    nodes = onnx.load(prepared).graph.node
+    layers = [node.name for node in nodes if node.op_type == "Conv"]
+    pooling = [node.name for node in nodes if node.op_type == "MaxPool"]  # slower in int8
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # it warns that pre-processing is advised, after it
     try:
@@ -78,7 +80,7 @@ def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[layers[0], layers[-1]],
+            nodes_to_exclude=[layers[0], *pooling, layers[-1]],
         )
     finally:
         logging.root.setLevel(level)

@@ -24,8 +24,13 @@ class OnnxModel:
         """Load the model, with as many threads as each of so many processes may keep busy."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, cores() // processes)
+        # That optimizer would make the pooling behind the first layer an int8 one, which takes
+        # many times as long.
         self.session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["QDQPropagationTransformer"],
         )
 
     def __call__(self, photos: Photo) -> tuple[Floats, Floats]:

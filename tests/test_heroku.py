@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -128,3 +130,49 @@ def test_a_deployment_without_anything_packed_says_what_to_do(tmp_path):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = run("sh", "deploy.sh", "my-app", BENTOML_HOME=str(tmp_path), PATH=path)
     assert "make run" in error_line(result)
+
+
+def deploy_to(folder: Path, bento: Path, *, engine: str, log: str) -> subprocess.CompletedProcess:
+    """Run deploy.sh against commands that say what Heroku's and Docker's would, of an app that
+    nobody reaches.
+    """
+    (folder / "log").write_text(log)
+    answers = {
+        "docker": engine,
+        "bentoml": f"echo {bento}",
+        "heroku": """case $1 in
+            apps:info) echo stack=container; echo web_url=http://127.0.0.1:9/ ;;
+            logs) cat "${0%/*}/log" ;;
+            esac""",
+    }
+    for name, script in answers.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    shutil.copy(PROJECT / "deploy.sh", folder)
+    path = f"{folder}:/usr/bin:/bin"
+    return run("sh", folder / "deploy.sh", "my-app", PATH=path, PHOTO=__file__, READY_WITHIN="1")
+
+
+# As devcenter.heroku.com/articles/error-codes has them.
+@pytest.mark.parametrize(
+    ("log", "remedy"),
+    [
+        (
+            "heroku[web.1]: Error R10 (Boot timeout) -> Web process failed to bind to $PORT within"
+            " 60 seconds of launch",
+            "docker run -p 5000:5000",
+        ),
+        ("heroku[web.1]: Error R14 (Memory quota exceeded)", "WEB_CONCURRENCY=1 --app my-app"),
+        ("heroku[web.1]: Error R15 (Memory quota vastly exceeded)", "heroku ps:resize"),
+        ('heroku[router]: at=error code=H10 desc="App crashed" method=GET', "heroku config"),
+        ("heroku[web.1]: State changed from starting to up", "heroku ps --app my-app"),
+    ],
+    ids=["R10", "R14", "R15", "H10", "none"],
+)
+def test_what_the_log_says_of_a_failure_is_explained(bento, tmp_path, log, remedy):
+    assert remedy in error_line(deploy_to(tmp_path, bento, engine="true", log=log))
+
+
+def test_without_an_engine_the_deployment_says_so(bento, tmp_path):
+    result = deploy_to(tmp_path, bento, engine="exit 1", log="")
+    assert "start Docker" in error_line(result)
