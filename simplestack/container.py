@@ -50,7 +50,20 @@ def begin_no_more(listener: socket.socket) -> None:
 
 
 class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
-    """Gunicorn's worker, which when it is stopped also serves who waits to be accepted."""
+    """Gunicorn's worker, which takes no more than its part, and loses nobody when it is stopped."""
+
+    def _setup_event_loop(self) -> None:
+        super()._setup_event_loop()
+        create_server = self.loop.create_server
+
+        async def one_at_a_time(*arguments: Any, sock: socket.socket, **options: Any) -> Any:
+            # By its `backlog` asyncio also means how many connections to accept at once: all that
+            # wait, so that the worker which wakes first has all of them and the others none.
+            server = await create_server(*arguments, sock=sock, backlog=1, **options)
+            sock.listen(self.cfg.backlog)
+            return server
+
+        self.loop.create_server = one_at_a_time
 
     async def _shutdown(self) -> None:
         await asyncio.sleep(SETTLE)

@@ -1,8 +1,10 @@
 """Every format that people send becomes the same array; everything else is refused by name."""
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -53,6 +55,37 @@ def test_array_equals_torchvisions_resize_and_centre_crop(size):
 )
 def test_lossless_formats_are_read_exactly(scene, kind, options):
     assert difference(encode(scene, kind, **options), scene) == 0
+
+
+ADAM7 = (  # first column and row, steps between columns and rows
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+
+
+def png(pixels: np.ndarray, *, interlaced: bool) -> bytes:
+    """Encode H×W×3 pixels of 8 or 16 bits, as Pillow can't."""
+    height, width, _ = pixels.shape
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    parts = [pixels[y::down, x::across] for x, y, across, down in passes]
+    rows = [
+        b"\0" + row.astype(pixels.dtype.newbyteorder(">")).tobytes() for p in parts for row in p
+    ]
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, 2, 0, 0, interlaced)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_png_of_any_depth_is_read_exactly_interlaced_or_not(scene, bits, interlaced):
+    pixels = np.asarray(scene)
+    if bits == 16:
+        pixels = pixels.astype(np.uint16) * 257
+    assert difference(png(pixels, interlaced=interlaced), scene) == 0
 
 
 @pytest.mark.parametrize(
