@@ -30,8 +30,10 @@ IMAGE: dict[str, Any] = {
 """What BentoML makes the image of: the arguments of `bentoml.images.Image`."""
 
 ENVS: list[Any] = [
-    # glibc otherwise keeps what loading the model needed for a moment: 90 MB a worker.
-    {"name": "MALLOC_TRIM_THRESHOLD_", "value": "131072"},
+    # glibc otherwise keeps what loading the model needed for a moment: 90 MB a worker. With less
+    # than this it would give back, and ask for again, what every picture needs.
+    {"name": "MALLOC_TRIM_THRESHOLD_", "value": "16777216"},
+    {"name": "MALLOC_MMAP_THRESHOLD_", "value": "4194304"},
     {"name": "MALLOC_ARENA_MAX", "value": "2"},
     # ONNX Runtime otherwise reports its starts to its makers.
     {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
