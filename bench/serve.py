@@ -7,7 +7,8 @@
 number of workers: FastAPI and LitServe with torch, as their introductions have it; FastAPI with the
 ONNX model that is packed, written as briefly as possible; and what saveToBento.py made of the
 checkpoint, as its container runs it. They take turns, so that whatever else the machine does slows
-all of them. wrk, with one thread, sends the validation photos in turn over kept connections.
+all of them. wrk, with one thread, sends the validation photos in turn over 8 kept connections; for
+the latency, over one connection, always the same one of 500 pixels.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from simplestack.inference import cores  # noqa: E402
 
 OTHERS = BENCH / "others"
 READY_WITHIN = 60  # seconds
+SIDE = 500  # pixels, the longer side of most of the photos
 LARGE = 12e6  # pixels of a phone's photo
 FASTAPI_TORCH = """
 import io
@@ -245,7 +247,7 @@ def load(contender: Contender, photos: Path, connections: int, seconds: int) -> 
     return measured
 
 
-def race(field: list[Contender], photos: Path, rounds: int, seconds: int) -> None:
+def race(field: list[Contender], photos: Path, one: Path, rounds: int, seconds: int) -> None:
     """Let all take turns, with 8 connections for the rate and with 1 for the latency."""
     for contender in field:
         load(contender, photos, 8, 2)  # warm
@@ -253,8 +255,8 @@ def race(field: list[Contender], photos: Path, rounds: int, seconds: int) -> Non
         for contender in field:
             contender.rates.append(load(contender, photos, 8, seconds)["rate"])
         for contender in field:
-            one = load(contender, photos, 1, seconds)
-            contender.latencies.append((one["p50"], one["p99"]))
+            alone = load(contender, one, 1, seconds)
+            contender.latencies.append((alone["p50"], alone["p99"]))
 
 
 def show(field: list[Contender]) -> None:
@@ -323,12 +325,13 @@ def main() -> None:
     print(machine.describe())
     print(f"{args.workers} workers each; wrk, {args.rounds} rounds of {args.seconds} s\n")
     field = contenders(args.checkpoint, saved_path, args.workers)
-    with tempfile.NamedTemporaryFile("w") as photos, ExitStack() as stack:
-        photos.write("".join(f"{path.resolve()}\n" for path in paths))
-        photos.flush()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        all_photos, one = Path(folder, "all"), Path(folder, "one")
+        all_photos.write_text("".join(f"{path.resolve()}\n" for path in paths))
+        one.write_text(next(f"{p.resolve()}\n" for p in paths if max(Image.open(p).size) == SIDE))
         for contender in field:
             stack.enter_context(served(contender, saved_path, args.workers))
-        race(field, Path(photos.name), args.rounds, args.seconds)
+        race(field, all_photos, one, args.rounds, args.seconds)
         compare_large(field[-1].url, paths)
     show(field)
 

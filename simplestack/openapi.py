@@ -20,7 +20,7 @@ PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 def document(classes: list[str], *, token: bool) -> dict[str, Any]:
     """Describe the API for some classes; with a `token`, where one is asked for."""
     security: dict[str, Any] = {"security": [{"token": []}]} if token else {}
-    schemes = {"token": {"type": "http", "scheme": "bearer"}} if token else {}
+    schemes = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if token else {}
     return {
         "openapi": "3.0.3",
         "info": {"title": f"{' or '.join(classes).capitalize()}?", "version": "1"},
@@ -33,7 +33,7 @@ def document(classes: list[str], *, token: bool) -> dict[str, Any]:
         },
         "components": {
             "schemas": {"Prediction": _prediction(classes), "Error": _object(error=_STRING)},
-            "securitySchemes": schemes,
+            **schemes,
         },
     }
 
