@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -198,6 +199,7 @@ def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[Non
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + READY_WITHIN
@@ -209,7 +211,7 @@ def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[Non
             yield
             contender.memory = sum(_memory(pid) for pid in _family(server.pid)) / 1e6
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)  # LitServe leaves its workers behind
             server.wait()
 
 
