@@ -177,11 +177,14 @@ def to_array(image: Image.Image) -> Photo:
     are cut out. Only those are computed, so that a picture of 1×50,000 pixels stays cheap.
     Raises BadImageError.
     """
+    whole = image.size
     rgb = decode(image, 2 * RESIZE)  # twice the target: no visible loss
-    shorter = min(rgb.size)
-    width, height = (RESIZE * side // shorter for side in rgb.size)
+    if (rgb.width < rgb.height) != (whole[0] < whole[1]):
+        whole = whole[::-1]  # it was turned
+    factor = round(whole[0] / rgb.width)  # by which it was reduced; the last column may be cut off
+    width, height = (RESIZE * side // min(whole) for side in whole)
     left, top = round((width - CROP) / 2), round((height - CROP) / 2)
-    across, down = rgb.width / width, rgb.height / height  # source pixels per target pixel
+    across, down = whole[0] / factor / width, whole[1] / factor / height  # pixels per target pixel
     box = (left * across, top * down, (left + CROP) * across, (top + CROP) * down)
     return np.asarray(rgb.resize((CROP, CROP), Image.Resampling.BILINEAR, box=box))
 
