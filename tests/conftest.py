@@ -95,16 +95,10 @@ def bento(packing) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bentoml_url(bento) -> Iterator[str]:
-    """The address of the Bento, served by `bentoml serve`."""
+def url(bento) -> Iterator[str]:
+    """The address of the served Bento."""
     with serving.serve(str(bento)) as address:
         yield address
-
-
-@pytest.fixture(scope="session")
-def url(bentoml_url) -> str:
-    """The address of the served Bento."""
-    return bentoml_url
 
 
 def command(bento: Path) -> str:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -15,15 +16,24 @@ from PIL import Image
 
 from simplestack import StackError, serving, settings
 
+SERVERS = ["bentoml", "gunicorn"]
 
-@pytest.fixture(scope="module", params=["bentoml", "gunicorn"])
-def url(request, bento) -> Iterator[str]:
-    """The address of the service: with `bentoml serve`, and as in the container."""
-    if request.param == "bentoml":
-        yield request.getfixturevalue("bentoml_url")
-    else:
-        with gunicorn(bento) as (address, _):
+
+@contextmanager
+def served(server: str, bento: Path, **environment: str) -> Iterator[str]:
+    """Serve a Bento with `bentoml serve`, or as in the container; give its address."""
+    if server == "bentoml":
+        with serving.serve(str(bento), **environment) as address:
             yield address
+    else:
+        with gunicorn(bento, **environment) as (address, _):
+            yield address
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def url(request, bento) -> Iterator[str]:
+    with served(request.param, bento) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
@@ -203,8 +213,9 @@ def test_explain_is_not_guessed(url, photo, explain):
     assert "neither 0 nor 1" in response.json()["error"]
 
 
-def test_token_is_asked_for_where_one_is_set(bento, photo):
-    with serving.serve(str(bento), API_TOKEN="sésame") as url:  # noqa: S106
+@pytest.mark.parametrize("server", SERVERS)
+def test_token_is_asked_for_where_one_is_set(bento, photo, server):
+    with served(server, bento, API_TOKEN="sésame") as url:  # noqa: S106
         assert post(url, photo.read_bytes()).status_code == 401
         wrong = {"Authorization": "Bearer sesame"}
         assert post(url, photo.read_bytes(), headers=wrong).status_code == 401
@@ -212,10 +223,11 @@ def test_token_is_asked_for_where_one_is_set(bento, photo):
         assert post(url, photo.read_bytes(), headers=right).status_code == 200
 
 
-def test_late_and_superfluous_requests_get_503_and_504(bento):
+@pytest.mark.parametrize("server", SERVERS)
+def test_late_and_superfluous_requests_get_503_and_504(bento, server):
     slow = png(7000, 7000, mode="RGB")  # few bytes, but many pixels to decode, one after the other
     with (
-        serving.serve(str(bento), TIMEOUT="1", MAX_REQUESTS="8") as url,
+        served(server, bento, TIMEOUT="1", MAX_REQUESTS="8") as url,
         ThreadPoolExecutor(16) as pool,
     ):
         answers = list(pool.map(lambda _: post(url, slow), range(16)))
