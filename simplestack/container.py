@@ -1,6 +1,7 @@
 """What gunicorn runs in the container: the app, and the worker that serves it."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import socket
@@ -60,27 +61,44 @@ class Acceptor:
     def __init__(self, worker: "Worker", listener: socket.socket) -> None:
         """Start."""
         self.worker = worker
+        self.loop: asyncio.AbstractEventLoop = worker.loop
         self.listener = listener
-        self.task = worker.loop.create_task(self._accept())
+        self.entering: set[asyncio.Task[None]] = set()
+        self.pause = self.loop.call_soon(self._listen)
 
-    async def _accept(self) -> None:
-        loop = self.worker.loop
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self.listener)
-                await self.worker.take_in(connection)
-            except OSError as error:  # it hung up already, or there are too many open files
-                self.worker.log.warning("a connection can't be taken in: %s", error)
-                await asyncio.sleep(1)
-            await asyncio.sleep(min(LEAVE * self.worker.nr_conns, MOST_LEFT))
+    def _listen(self) -> None:
+        self.loop.add_reader(self.listener, self._accept)
+
+    def _accept(self) -> None:
+        seconds = min(LEAVE * self.worker.nr_conns, MOST_LEFT)
+        try:
+            self._take_in()
+        except BlockingIOError:  # another worker was quicker
+            return
+        except OSError as error:  # too many open files, say
+            self.worker.log.warning("a connection can't be taken in: %s", error)
+            seconds = 1
+        self.loop.remove_reader(self.listener)
+        self.pause = self.loop.call_later(seconds, self._listen)
+
+    def _take_in(self) -> None:
+        connection, _ = self.listener.accept()
+        task = self.loop.create_task(self.worker.serve(connection))
+        self.entering.add(task)
+        task.add_done_callback(self.entering.discard)
 
     def close(self) -> None:
-        """Stop."""
-        self.task.cancel()
-        self.listener.close()
+        """Stop; whoever waits still gets in."""
+        self.pause.cancel()
+        self.loop.remove_reader(self.listener)
+        with contextlib.suppress(BlockingIOError):  # nobody waits any more
+            while True:
+                self._take_in()
+        self.listener.close()  # at once, as it resets who has come since
 
     async def wait_closed(self) -> None:
-        """Wait for nothing: the worker itself waits for its connections."""
+        """Wait until the last are in: gunicorn counts them then, and waits for their requests."""
+        await asyncio.gather(*self.entering)
 
 
 class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -94,17 +112,10 @@ class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
 
         self.loop.create_server = create_server
 
-    async def take_in(self, connection: socket.socket) -> None:
+    async def serve(self, connection: socket.socket) -> None:
         """Begin to serve a connection."""
         await self.loop.connect_accepted_socket(lambda: ASGIProtocol(self), connection)
 
     async def _shutdown(self) -> None:
         await asyncio.sleep(SETTLE)
-        for listener in self.sockets:
-            try:
-                while True:
-                    await self.take_in(listener.sock.accept()[0])
-            except BlockingIOError:  # nobody waits any more
-                continue
-        await asyncio.sleep(SETTLE)  # gunicorn doesn't count who was accepted a moment ago
         await super()._shutdown()
