@@ -57,12 +57,17 @@ def load(url: str, photo: bytes, clients: int, until: Callable[[], bool]) -> Cou
                 connection.close()
         connection.close()
 
+    at_once(client, clients)
+    return outcomes
+
+
+def at_once(client: Callable[[], None], clients: int) -> None:
+    """Run so many clients beside each other, and wait until all have ended."""
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return outcomes
 
 
 def test_a_killed_worker_is_replaced_and_only_what_it_held_is_lost(bento, photo):

@@ -114,11 +114,7 @@ def load(url: str, photo: Path, stop: Callable[[], bool], clients: int = 8) -> C
             finally:
                 connection.close()
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    test_load.at_once(client, clients)
     return outcomes
 
 
