@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import test_load
-from conftest import PROJECT, error_line, run
+from conftest import PROJECT, command, error_line, run
 
 from simplestack import serving
 
@@ -203,8 +203,8 @@ def test_threads_fit_the_quota_of_the_container(image, quota, expected):
 @pytest.mark.parametrize("to_all", [False, True], ids=["to_the_first", "to_all_behind_a_shell"])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_loses_no_accepted_request(image, bento, photo, workers, to_all):
-    command = (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
-    behind_a_shell = ("sh", "-c", f"{command.replace('exec ', '')}; exit $?") if to_all else ()
+    without_exec = command(bento).replace("exec ", "")
+    behind_a_shell = ("sh", "-c", f"{without_exec}; exit $?") if to_all else ()
     with running(image, "-e", f"WEB_CONCURRENCY={workers}", command=behind_a_shell) as (
         container,
         url,
