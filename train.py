@@ -150,6 +150,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.output and args.output.suffix != checkpoint.SUFFIX:
         raise StackError(f"{args.output} must end in {checkpoint.SUFFIX}, as checkpoints do")
+    if args.tensorboard:
+        report.tensorboard_writer()  # where it is missing, say so now
     path = args.output or SAVED_MODELS / f"{datetime.now():%Y%m%d-%H%M%S}{checkpoint.SUFFIX}"
     if path.exists() and path != args.checkpoint:
         raise StackError(f"{path} exists: choose another --output, or go on with -c {path}")
@@ -163,20 +165,20 @@ def main(argv: list[str] | None = None) -> None:
 
 def fit(run: Run) -> None:
     """Learn, epoch by epoch, and finish; or only measure, where that is asked for."""
-    args = run.args
+    args, state = run.args, run.state
     if args.evaluate:
-        measured, _ = report.measure(run.state, run.engine, run.val)
+        measured = report.evaluate(state, run.engine, run.val)
         if run.engine.rank == 0:
             print(metrics.text(measured))
         engine.stop()
         return
     steps = math.ceil(len(run.train) / args.batch_size)  # an epoch
-    hidden = None if run.engine.rank == 0 else True  # None: where there is no terminal
+    hidden = bool(run.engine.rank) or None  # None: where there is no terminal
     with tqdm(total=args.epochs * steps, unit="step", disable=hidden) as bar:
-        bar.update(run.state.epoch * steps)
-        if run.recipe.probe and not run.state.history:
+        bar.update(state.epoch * steps)
+        if run.recipe.probe and not state.history:
             fit_head(run, bar)
-        for epoch in range(run.state.epoch + 1, args.epochs + 1):
+        for epoch in range(state.epoch + 1, args.epochs + 1):
             bar.set_description(f"epoch {epoch}/{args.epochs}")
             train_epoch(run, epoch, bar)
     engine.stop()

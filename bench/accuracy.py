@@ -1,7 +1,7 @@
 """Compare the accuracy of the recipes, over several seeds and by cross-validation.
 
-    python bench/accuracy.py                     # both recipes, 5 seeds
-    python bench/accuracy.py --folds 5           # the default recipe, all photos, 5 folds
+    python bench/accuracy.py | tee bench/results/accuracy.txt            # both recipes, 5 seeds
+    python bench/accuracy.py --recipe lp-ft --folds 5 | tee bench/results/folds.txt   # all photos
 
 Every number comes from a run of train.py of its own. "Best" is that of the epoch with the most
 right answers on the validation photos themselves, as the tutorial quotes it: a little flattered.
@@ -17,10 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import machine
+
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT))  # the scripts are no package
 
-from simplestack import checkpoint, data, metrics  # noqa: E402
+from simplestack import checkpoint, data, engine, metrics  # noqa: E402
 from simplestack.checkpoint import Checkpoint  # noqa: E402
 from simplestack.recipe import RECIPES  # noqa: E402
 
@@ -87,10 +89,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each recipe (default: 5)")
     parser.add_argument("--folds", type=int, help="cross-validate instead, with so many folds")
     args = parser.parse_args()
-    if args.folds:
-        cross_validate(args.data_dir, args.recipe or "lp-ft", args.folds)
-        return
+    print(machine.describe())
+    print(f"on {engine.Engine(engine.choose_device('auto'))}\n")
     recipes = [args.recipe] if args.recipe else list(RECIPES)
+    if args.folds:
+        for recipe in recipes:
+            cross_validate(args.data_dir, recipe, args.folds)
+        return
     best = {recipe: over_seeds(args.data_dir, recipe, args.seeds) for recipe in recipes}
     if len(best) > 1:
         ours, theirs = (statistics.mean(best[recipe]) for recipe in ("lp-ft", "tutorial"))

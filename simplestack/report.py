@@ -17,6 +17,7 @@ from simplestack import StackError, metrics, model
 from simplestack.checkpoint import Checkpoint
 from simplestack.data import Photos
 from simplestack.engine import Engine
+from simplestack.recipe import RECIPES
 
 WORST = 12  # photos shown
 WIDTH, HEIGHT = 460, 220  # of a chart, in SVG units
@@ -42,15 +43,20 @@ def write_history(path: Path, state: Checkpoint) -> None:
     _write(folder_of(path) / "history.csv", text.getvalue())
 
 
-def log_tensorboard(path: Path, row: dict[str, float]) -> None:
-    """Log an epoch for TensorBoard. Raises StackError where it isn't installed."""
+def tensorboard_writer() -> Any:
+    """Give PyTorch's SummaryWriter. Raises StackError where TensorBoard isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
     except ImportError as error:
         raise StackError(
             "--tensorboard needs a package that isn't installed: pip install tensorboard"
         ) from error
-    with SummaryWriter(folder_of(path) / "tensorboard") as writer:
+    return SummaryWriter
+
+
+def log_tensorboard(path: Path, row: dict[str, float]) -> None:
+    """Log an epoch for TensorBoard. Raises StackError where it isn't installed."""
+    with tensorboard_writer()(folder_of(path) / "tensorboard") as writer:
         for name, value in row.items():
             writer.add_scalar(name, value, int(row["epoch"]))
 
@@ -59,21 +65,28 @@ def best_network(state: Checkpoint, engine: Engine) -> model.Classifier:
     """Build the network with its best weights."""
     network = model.Classifier(len(state.classes))
     network.load_state_dict(state.best)
-    return network.to(engine.device).eval()
+    return network.to(memory_format=torch.channels_last).to(engine.device).eval()
 
 
-def measure(state: Checkpoint, engine: Engine, val: Photos) -> Inference:
-    """Measure the best weights in float32, which is how they are packed."""
-    logits = engine.run(best_network(state, engine), val)
+def measure(network: model.Classifier, state: Checkpoint, engine: Engine, val: Photos) -> Inference:
+    """Measure a network in the numerics that it was trained in: as after its epoch."""
+    with engine.autocast(RECIPES[state.arguments["recipe"]].bfloat16):
+        logits = engine.run(network, val)
     probabilities = torch.softmax(logits, 1)
     return metrics.measure(probabilities, val.labels, state.classes), probabilities
 
 
+def evaluate(state: Checkpoint, engine: Engine, val: Photos) -> dict[str, Any]:
+    """Give the metrics of the best weights."""
+    return measure(best_network(state, engine), state, engine, val)[0]
+
+
 def write(path: Path, state: Checkpoint, engine: Engine, val: Photos) -> dict[str, Any]:
     """Write metrics.json and report.html beside the checkpoint `path`; give the metrics."""
-    measured, probabilities = measure(state, engine, val)
+    network = best_network(state, engine)
+    measured, probabilities = measure(network, state, engine, val)
     _write(folder_of(path) / "metrics.json", json.dumps(measured, indent=2) + "\n")
-    shown = worst(state, engine, val, probabilities)
+    shown = worst(network, state, val, probabilities)
     _write(folder_of(path) / "report.html", page(path.name, state, measured, shown))
     return measured
 
@@ -92,17 +105,17 @@ def _write(path: Path, text: str) -> None:
 
 
 def worst(
-    state: Checkpoint, engine: Engine, val: Photos, probabilities: Tensor
+    network: model.Classifier, state: Checkpoint, val: Photos, probabilities: Tensor
 ) -> list[tuple[str, str]]:
     """Show the photos whose true class got the least probability: image tags and captions."""
     of_truth = probabilities[torch.arange(len(val)), torch.tensor(val.labels)]
-    network = best_network(state, engine)
+    chosen = of_truth.argsort()[:WORST].tolist()
+    photos = torch.stack([val[i, None][0] for i in chosen])
+    with torch.inference_mode():
+        maps = network.explain(photos.to(network.mean.device))[1].cpu()
     shown = []
-    for i in of_truth.argsort()[:WORST].tolist():
-        photo, label = val[i, None]
-        with torch.inference_mode():
-            maps = network.explain(photo[None].to(engine.device))[1][0].cpu()
-        answer = int(probabilities[i].argmax())
+    for i, photo, cams in zip(chosen, photos.cpu(), maps, strict=True):
+        label, answer = val.labels[i], int(probabilities[i].argmax())
         caption = (
             f"{val.names[i]}: {state.classes[label]}, taken for {state.classes[answer]}"
             if answer != label
@@ -110,7 +123,7 @@ def worst(
         )
         shown.append(
             (
-                _image(photo.cpu().numpy()) + _image(heat(photo.cpu(), maps[answer])),
+                _image(photo.numpy()) + _image(heat(photo, cams[answer])),
                 f"{caption}, with a probability of {probabilities[i, answer]:.2f}",
             )
         )

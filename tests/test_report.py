@@ -97,7 +97,8 @@ def test_tensorboard_that_is_not_installed_is_one_clear_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(StackError, match="pip install tensorboard"):
-        report.log_tensorboard(tmp_path / "a.ckpt", {"epoch": 1})
+        run(tmp_path / "a.ckpt", "--tensorboard")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_measured_again_gives_the_same(trained: Path) -> None:
