@@ -196,7 +196,7 @@ def prepare(args: argparse.Namespace, where: Engine, path: Path) -> Run:
         args.data_dir,
         state.photos,
         state.classes,
-        smallest_crop=recipe.smallest_crop,
+        augment=recipe.augmentation(),
         budget=where.memory(args.cache * GB),
         device=where.device,
     )

@@ -44,24 +44,26 @@ class Reading:
 
 
 class Photos(Dataset[tuple[Tensor, int]]):
-    """Photos and their labels: 224×224×3 uint8 tensors, and indices into `classes`."""
+    """Photos and their labels: N×N×3 uint8 tensors, and indices into `classes`.
+
+    N is 224, or what the augmentation makes it.
+    """
 
     def __init__(
         self,
         data_dir: Path,
         names: list[str],
         classes: list[str],
-        smallest_crop: float | None = None,
+        augment: v2.Transform | None = None,
     ) -> None:
         """Take the photos `names` below data_dir; the folder that each lies in is its class.
 
-        Photos to learn from have a `smallest_crop`: a random crop shows at least that share of the
-        area, and may be mirrored.
+        Photos to learn from have an augmentation: random views of what is in a photo.
         """
         self.data_dir = data_dir
         self.paths = [data_dir / name for name in names]
         self.labels = [classes.index(path.parent.name) for path in self.paths]
-        self.augment = None if smallest_crop is None else augmentation(smallest_crop)
+        self.augment = augment
         self.decoded: dict[Path, Tensor] = {}
 
     def __len__(self) -> int:
@@ -149,12 +151,6 @@ def _shrink(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def augmentation(smallest_crop: float) -> v2.Transform:
-    """Make the tutorial's augmentation: a random crop, resized to 224×224, perhaps mirrored."""
-    crop = v2.RandomResizedCrop(images.CROP, scale=(smallest_crop, 1))
-    return v2.Compose([crop, v2.RandomHorizontalFlip()])
-
-
 def _seeded(augment: v2.Transform, picture: Tensor, seed: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -204,7 +200,7 @@ def open_photos(
     names: Names,
     classes: list[str],
     *,
-    smallest_crop: float,
+    augment: v2.Transform,
     budget: float,
     device: torch.device,
 ) -> tuple[Photos, Photos, list[str]]:
@@ -213,7 +209,7 @@ def open_photos(
     At most `budget` bytes of decoded photos are kept on `device`. Raises StackError where none of
     a class can be used.
     """
-    train = Photos(data_dir, names["train"], classes, smallest_crop)
+    train = Photos(data_dir, names["train"], classes, augment)
     val = Photos(data_dir, names["val"], classes)
     total = len(train) + len(val)
     with tqdm(total=total, desc="reading", unit="photo", leave=False, disable=None) as bar:

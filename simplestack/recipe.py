@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torchvision.transforms import v2
 
 from simplestack.model import Classifier
 
@@ -23,7 +24,18 @@ class Recipe:
     frozen_statistics: bool  # batch norm keeps ImageNet's: those of a few photos are noise
     bfloat16: bool  # where the device has instructions for it
     cosine: bool  # decay of lr to 0 (Loshchilov & Hutter 2017); else steps
+    crop: int  # pixels, the side of the square that it learns from; it is checked with 224
     smallest_crop: float  # share of a photo's area that a random crop shows at least
+
+    def augmentation(self) -> v2.Transform:
+        """Make the tutorial's augmentation: a random crop, resized, perhaps mirrored.
+
+        Random crops show things larger than the middle of a photo does, so one may learn from
+        smaller ones without a loss, and sooner (Touvron et al. 2019, "Fixing the train-test
+        resolution discrepancy").
+        """
+        crop = v2.RandomResizedCrop(self.crop, scale=(self.smallest_crop, 1))
+        return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
     def learning_rate(self, lr: float, done: float, epochs: int) -> float:
         """Give the body's learning rate when `done` of so many epochs, also parts, are done."""
@@ -49,6 +61,7 @@ RECIPES = {
         frozen_statistics=True,
         bfloat16=True,
         cosine=True,
+        crop=176,
         smallest_crop=0.25,
     ),
     # https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html
@@ -61,6 +74,7 @@ RECIPES = {
         frozen_statistics=False,
         bfloat16=False,
         cosine=False,
+        crop=224,
         smallest_crop=0.08,
     ),
 }

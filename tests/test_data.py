@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from simplestack import StackError, data, images
+from simplestack.recipe import RECIPES
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def test_validation_photo_is_what_serving_sees(pictures):
 
 def test_training_photo_is_augmented(pictures):
     names = data.find_photos(pictures, ["ants", "bees"], 0)["train"]
-    photos = data.Photos(pictures, names, ["ants", "bees"], smallest_crop=0.25)
+    augment = RECIPES["tutorial"].augmentation()
+    photos = data.Photos(pictures, names, ["ants", "bees"], augment)
     first, other = photos[0, 1][0], photos[0, 2][0]
     assert first.shape == (224, 224, 3)
     assert not torch.equal(first, other)

@@ -8,8 +8,10 @@ from small import pictures, run, split_folder, weights
 from torch.utils.data import DataLoader
 
 from simplestack import StackError, checkpoint, data, engine
+from simplestack.recipe import RECIPES
 
 CPU = torch.device("cpu")
+AUGMENT = RECIPES["lp-ft"].augmentation()
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def opened(folder: Path, budget: float = 1e9) -> tuple[data.Photos, data.Photos,
     classes = data.find_classes(folder)
     names = data.find_photos(folder, classes, seed=0)
     train, val, warnings = data.open_photos(
-        folder, names, classes, smallest_crop=0.25, budget=budget, device=CPU
+        folder, names, classes, augment=AUGMENT, budget=budget, device=CPU
     )
     return train, val, "\n".join(warnings)
 
