@@ -209,7 +209,7 @@ def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[Non
                     sys.exit(f"{contender.name} doesn't start:\n{log.read().decode()[-2000:]}")
                 time.sleep(0.2)
             yield
-            contender.memory = sum(_memory(pid) for pid in _family(server.pid)) / 1e6
+            contender.memory = machine.memory(server.pid) / 1e6
         finally:
             os.killpg(server.pid, signal.SIGTERM)  # LitServe leaves its workers behind
             server.wait()
@@ -223,17 +223,6 @@ def _answers(contender: Contender) -> bool:
     except OSError:
         return False
     return True
-
-
-def _family(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(other for child in children for other in _family(int(child)))]
-
-
-def _memory(pid: int) -> int:
-    """Give a process's part of the memory, in bytes: what several share is divided among them."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return 1024 * int(text.partition("\nPss:")[2].split()[0])
 
 
 def load(contender: Contender, photos: Path, connections: int, seconds: int) -> dict[str, float]:

@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 from small import run, split_folder, start, weights
 
-from simplestack import checkpoint
+from simplestack import checkpoint, serving
 from simplestack.checkpoint import Checkpoint
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py")
+SCRIPT = "train.py"
+TORCHRUN = ("-m", "torch.distributed.run")
+ONE_MACHINE = (*TORCHRUN, "--standalone", "--nproc_per_node=2", SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +23,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoi
         patch.setenv("TORCH_HOME", str(weights(folder / "torch")))
         patch.setenv("OMP_NUM_THREADS", "1")
         one = run(folder / "one.ckpt", *arguments)
-        process = start(*arguments, "--output", folder / "two.ckpt", program=TORCHRUN)
+        process = start(*arguments, "--output", folder / "two.ckpt", program=ONE_MACHINE)
         said, _ = process.communicate()
+        assert process.returncode == 0, said
     return one, checkpoint.load(folder / "two.ckpt"), said
 
 
@@ -36,6 +41,25 @@ def test_two_processes_end_with_the_accuracy_of_one(
 ) -> None:
     one, two, _ = both
     assert [r["val_accuracy"] for r in one.history] == [r["val_accuracy"] for r in two.history]
+
+
+def test_two_machines_end_with_nearly_the_weights_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(weights(tmp_path / "torch")))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    photos, path = split_folder(tmp_path / "photos"), tmp_path / "two.ckpt"
+    arguments = ("--data-dir", photos, "--epochs", 1, "--batch-size", 4)
+    one = run(tmp_path / "one.ckpt", *arguments)
+    meet = ("--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={serving.free_port()}")
+    machines = [
+        start(*arguments, "--output", path, program=(*TORCHRUN, *meet, f"--node_rank={i}", SCRIPT))
+        for i in range(2)
+    ]
+    said = [machine.communicate()[0] for machine in machines]
+    assert ["best validation accuracy" in text for text in said] == [True, False], said
+    two = checkpoint.load(path)
+    assert all(torch.allclose(one.last[k], two.last[k], atol=1e-4) for k in one.last)
 
 
 def test_only_one_process_speaks(both: tuple[Checkpoint, Checkpoint, str]) -> None:

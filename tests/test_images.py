@@ -159,6 +159,19 @@ def test_large_jpeg_is_read_as_at_full_size():
     assert np.abs(images.read(data).astype(int) - images.read(full)).mean() < 1.5
 
 
+@pytest.mark.parametrize("size", [(4123, 3087), (3087, 4123), (2063, 1031), (1535, 5001)])
+def test_large_jpeg_is_cut_where_it_is_at_full_size(size):
+    x, y = np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1])[:, None]
+    waves = np.stack([127 + 127 * np.sin(f * (x + y)) for f in (0.3, 0.5, 0.7)], axis=2)
+    data = encode(Image.fromarray(waves.astype(np.uint8)), "JPEG", quality=95)
+    factor = images.RESIZE / min(size)
+    whole = Image.open(io.BytesIO(data))
+    small = whole.resize([int(factor * side) for side in size], Image.Resampling.BILINEAR)
+    left, top = (round((side - images.CROP) / 2) for side in small.size)
+    expected = np.asarray(small.crop((left, top, left + images.CROP, top + images.CROP)))
+    assert np.abs(images.read(data).astype(int) - expected).mean() < 1
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK"])
 def test_large_picture_of_every_mode_is_read_as_at_full_size(scene, mode):
     large = scene.resize((1700, 1300)).convert(mode)
