@@ -84,8 +84,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             os.fsync(file.fileno())
         part.replace(path)
         _sync_folder(path.parent)  # or a power cut may undo the renaming
-    except (OSError, RuntimeError) as error:  # torch's writer turns some OSErrors into the latter
-        reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
+    except (OSError, RuntimeError) as error:  # torch's writer makes the latter of some OSErrors
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        reason = cause.strerror if isinstance(cause, OSError) else error
         raise StackError(
             f"can't write {path} ({reason}): make room, or name another place with --output;"
             " what was there before is untouched"
