@@ -32,6 +32,7 @@ format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \

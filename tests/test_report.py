@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small import run, split_folder, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from simplestack import StackError, checkpoint, metrics, report
@@ -90,6 +91,15 @@ def test_heat_lies_where_the_network_looked() -> None:
     shown = report.heat(torch.zeros(224, 224, 3, dtype=torch.uint8), cam)
     assert shown[5, 5, 0] > 100
     assert shown[200, 200, 0] == 0
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(weights(tmp_path / "torch")))
+    photos, path = split_folder(tmp_path / "photos"), tmp_path / "a.ckpt"
+    state = run(path, "--data-dir", photos, "--epochs", 1, "--tensorboard")
+    events = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
+    logged = [(scalar.step, scalar.value) for scalar in events.Scalars("val_loss")]
+    assert logged == [(row["epoch"], pytest.approx(row["val_loss"])) for row in state.history]
 
 
 def test_tensorboard_that_is_not_installed_is_one_clear_line(
