@@ -84,8 +84,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             os.fsync(file.fileno())
         part.replace(path)
         _sync_folder(path.parent)  # or a power cut may undo the renaming
-    except (OSError, RuntimeError) as error:  # torch's writer makes the latter of some OSErrors
+    except (OSError, RuntimeError) as error:  # torch's writer makes the latter of what stops it
         cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         reason = cause.strerror if isinstance(cause, OSError) else error
         raise StackError(
             f"can't write {path} ({reason}): make room, or name another place with --output;"

@@ -1,7 +1,9 @@
+import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +86,26 @@ checkpoint.save(Path(sys.argv[1]), checkpoint.Checkpoint(["a", "b"], {}, {}, "",
         check=False,
     )
     assert "what was there before is untouched" in done.stderr
+    assert checkpoint.load(path).notice == "the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_full_disk(tmp_path: Path) -> None:
+    path, part = tmp_path / "a.ckpt", tmp_path / "a.ckpt.part"
+    checkpoint.save(path, Checkpoint(["a", "b"], {}, {}, "the old one", {}))
+    os.mkfifo(part)  # a disk that takes the first bytes, then waits
+
+    def press() -> None:
+        with part.open("rb") as file:
+            file.read(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    presses = threading.Thread(target=press)
+    presses.start()
+    weights = {"weights": torch.zeros(1_000_000)}
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, Checkpoint(["a", "b"], {}, {}, "", {}, weights))
+    presses.join()
     assert checkpoint.load(path).notice == "the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
