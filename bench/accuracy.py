@@ -1,7 +1,7 @@
 """Compare the accuracy of the recipes, over several seeds and by cross-validation.
 
-    python bench/accuracy.py | tee bench/results/accuracy.txt            # both recipes, 5 seeds
-    python bench/accuracy.py --recipe lp-ft --folds 5 | tee bench/results/folds.txt   # all photos
+    python bench/accuracy.py                           # both recipes, 5 seeds
+    python bench/accuracy.py --recipe lp-ft --folds 5  # the default recipe, all photos, 5 folds
 
 Every number comes from a run of train.py of its own. "Best" is that of the epoch with the most
 right answers on the validation photos themselves, as the tutorial quotes it: a little flattered.

@@ -81,4 +81,4 @@ podman image exists "$base" || timeout 60 podman pull -q "$base" 2>/dev/null || 
 
 # Last, as it needs Node 20, which not every Debian has.
 "$state/node_modules/.bin/heroku" --version 2>/dev/null | grep -q "heroku/$HEROKU_CLI " ||
-	npm install --silent --no-save --prefix "$state" "heroku@$HEROKU_CLI"
+	timeout 300 npm install --silent --no-save --prefix "$state" "heroku@$HEROKU_CLI"
