@@ -9,6 +9,7 @@ step changed its answers, and builds a Bento with the service around it.
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 from datetime import datetime
@@ -121,15 +122,16 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     with serving.serve(packed.path) as url:
         answer = serving.predict(url, photo)
     tag, saved_path = str(packed.tag), str(packed.path)
+    name = os.fsencode(photo).decode(errors="backslashreplace")  # it may be in any encoding
     print(
         f"\nvalidation accuracy: {known['accuracy_checkpoint']:.4f} before packing,"
         f" {known['accuracy_packed']:.4f} packed ({known['precision']}); the same answer to"
         f" {known['same_answers']} of {known['validation_photos']} photos"
-        f"\n{photo} → {answer}"
+        f"\n{name} → {answer}"
         f"\ntag: {tag}\nsaved path: {saved_path}"
         f"\n\nNext: bentoml serve {bento.NAME}:latest"
         f'\nthen: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*"'
-        f" --data-binary @{photo}"
+        f" --data-binary {shlex.quote(f'@{name}')}"
     )
 
 

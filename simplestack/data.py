@@ -300,6 +300,8 @@ def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise StackError(f"there are no photos in {folder}: {_REMEDY}")
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    if odd := [name for name in classes if name.encode(errors="replace").decode() != name]:
+        raise StackError(f"{folder} has the class folder {odd[0]!r}, not UTF-8: rename that folder")
     if len(classes) < 2:  # noqa: PLR2004
         raise StackError(
             f"{folder} needs at least two class folders, has {', '.join(classes) or 'none'}:"

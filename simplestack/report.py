@@ -95,7 +95,7 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # of odd file names
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

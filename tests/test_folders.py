@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small import pictures, run, split_folder, weights
+from small import ODD_NAME, odd_names, pictures, run, split_folder, weights
 from torch.utils.data import DataLoader
 
 from simplestack import StackError, checkpoint, data, engine
@@ -118,6 +118,13 @@ def test_a_class_without_a_usable_photo_is_one_clear_line(photos: Path) -> None:
         path.write_text("no photo")
     with pytest.raises(StackError, match="none of the photos of ants"):
         opened(photos)
+
+
+@odd_names
+def test_a_class_folder_whose_name_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    pictures(tmp_path, 2, ("bees", ODD_NAME))
+    with pytest.raises(StackError, match="rename that folder"):
+        data.find_classes(tmp_path)
 
 
 def test_no_more_photos_are_kept_than_the_memory_allows(photos: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import PROJECT, error_line, python, run
+from small import ODD_NAME, odd_names
 
 import saveToBento
 from simplestack import StackError, checkpoint, export, images, model
@@ -97,6 +98,18 @@ def test_second_packing_of_the_same_checkpoint_is_not_repeated(packing, trained)
     assert "is packed already" in result.stdout
     tag = re.compile("^tag: .*$", re.MULTILINE)
     assert tag.search(result.stdout)[0] == tag.search(packing.stdout)[0]
+
+
+@odd_names
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's
+def test_a_photo_of_any_name_is_put_so_that_it_can_be_pasted(bento, trained, tmp_path, capsys):
+    state = checkpoint.load(trained)
+    whole = Path(state.arguments["data_dir"], state.photos["val"][0]).read_bytes()
+    for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
+        (tmp_path / name).write_bytes(whole)
+        state.photos["val"] = [name]
+        saveToBento.show(bentoml.get(f"{bento.parent.name}:{bento.name}"), state, tmp_path)
+        assert f"--data-binary '@{tmp_path}/{shown}'" in capsys.readouterr().out
 
 
 def test_newest_checkpoint_is_the_default(trained, tmp_path):

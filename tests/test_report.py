@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import run, split_folder, weights
+from small import ODD_NAME, odd_names, run, split_folder, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -55,6 +55,18 @@ def test_the_page_shows_curves_and_photos(page: str) -> None:
 
 def test_the_page_escapes_names(page: str) -> None:
     assert "<b>" not in page
+
+
+@odd_names
+def test_a_photo_whose_name_is_no_text_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(weights(tmp_path / "torch")))
+    photos = split_folder(tmp_path / "photos")
+    photo = photos / "val" / "ants" / "0.png"
+    photo.rename(photo.with_name(f"{ODD_NAME}.png"))
+    run(tmp_path / "a.ckpt", "--data-dir", photos, "--freeze")
+    assert r"caf\udce9.png" in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_evaluate_prints_the_metrics(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
