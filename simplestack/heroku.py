@@ -24,7 +24,9 @@ IMAGE: dict[str, Any] = {
     "base_image": f"python:{PYTHON}-slim",
     "distro": "",  # with a `distro` BentoML installs a compiler and git
     "commands": [
-        f"printf '%s\\n' {shlex.join(UV)} > /usr/local/bin/uv && chmod +x /usr/local/bin/uv"
+        f"printf '%s\\n' {shlex.join(UV)} > /usr/local/bin/uv && chmod +x /usr/local/bin/uv",
+        # Debian 13 closes it to other users, and Heroku runs the image as one.
+        "chmod 755 /home/bentoml",
     ],
 }
 """What BentoML makes the image of: the arguments of `bentoml.images.Image`."""
