@@ -35,6 +35,7 @@ fi
 
 if [ -z "$missing" ]; then
     data=${DATA_DIR:-data} checkpoint=saved_models/photos.ckpt
+    [ "$data" = data ] || checkpoint=saved_models/$(basename "$data").ckpt
     set -- --data-dir "$data"
 else
     data=data-sample checkpoint=saved_models/sample.ckpt
@@ -48,11 +49,12 @@ else
 fi
 
 if [ -f "$checkpoint" ]; then
-    step python train.py --checkpoint "$checkpoint" --save-to-bento no
+    step python train.py --data-dir "$data" --checkpoint "$checkpoint" --save-to-bento no
 else
     step python train.py "$@" --output "$checkpoint" --save-to-bento no
 fi
 step python saveToBento.py "$checkpoint"
 
-for photo in "$data"/val/*/*.jpg; do break; done
+photo=$(find "$data/val" -type f \( -iname '*.jp*g' -o -iname '*.png' -o -iname '*.webp' \
+    -o -iname '*.avif' -o -iname '*.bmp' -o -iname '*.tif*' \) | sort | head -n 1)
 step python -m simplestack.serving ant_or_bee_classifier:latest "$photo"

@@ -119,16 +119,16 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Let the packed service answer once, and say where it is and how to serve it."""
     known: dict[str, Any] = dict(bentoml.models.get(packed.info.all_models[0].tag).info.metadata)
     photo = data_dir / state.photos["val"][0]
-    with serving.serve(packed.path) as url:
+    saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
+    with serving.serve(saved_path) as url:
         answer = serving.predict(url, photo)
-    tag, saved_path = str(packed.tag), str(packed.path)
     name = os.fsencode(photo).decode(errors="backslashreplace")  # it may be in any encoding
     print(
         f"\nvalidation accuracy: {known['accuracy_checkpoint']:.4f} before packing,"
         f" {known['accuracy_packed']:.4f} packed ({known['precision']}); the same answer to"
         f" {known['same_answers']} of {known['validation_photos']} photos"
         f"\n{name} → {answer}"
-        f"\ntag: {tag}\nsaved path: {saved_path}"
+        f"\ntag: {packed.tag}\nsaved path: {saved_path}"
         f"\n\nNext: bentoml serve {bento.NAME}:latest"
         f'\nthen: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*"'
         f" --data-binary {shlex.quote(f'@{name}')}"
@@ -142,5 +142,5 @@ if __name__ == "__main__":
     except StackError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\nStopped: nothing was packed.", file=sys.stderr)
+        print("\nStopped: run it again to pack.", file=sys.stderr)
         sys.exit(130)

@@ -15,6 +15,7 @@ the same name, lie history.csv, metrics.json and report.html.
 
 import argparse
 import math
+import shlex
 import signal
 import sys
 import time
@@ -148,17 +149,16 @@ class Run:
 def main(argv: list[str] | None = None) -> None:
     """Train, from the command line to the checkpoint."""
     args = parse_arguments(argv)
-    if args.output and args.output.suffix != checkpoint.SUFFIX:
-        raise StackError(f"{args.output} must end in {checkpoint.SUFFIX}, as checkpoints do")
-    if args.tensorboard:
-        report.tensorboard_writer()  # where it is missing, say so now
     path = args.output or SAVED_MODELS / f"{datetime.now():%Y%m%d-%H%M%S}{checkpoint.SUFFIX}"
-    if path.exists() and path != args.checkpoint:
-        raise StackError(f"{path} exists: choose another --output, or go on with -c {path}")
+    if not args.evaluate:  # what can't be written in the end is said now
+        checkpoint.check_output(path, resumed=path == args.checkpoint)
+    if args.tensorboard:
+        report.tensorboard_writer()
     try:
         fit(prepare(args, engine.start(args.device), path))
     except KeyboardInterrupt:
-        more = f" To go on after the last finished epoch:\n  python train.py -c {path}"
+        go_on = f"python train.py -c {shlex.quote(str(path))}"
+        more = f" To go on after the last finished epoch:\n  {go_on}"
         print(f"\nStopped.{more if path.exists() else ''}", file=sys.stderr)
         sys.exit(130)
 
@@ -200,7 +200,7 @@ def prepare(args: argparse.Namespace, where: Engine, path: Path) -> Run:
         budget=where.memory(args.cache * GB),
         device=where.device,
     )
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed % 2**64)
     known = args.resumed or args.from_scratch
     network = (model.Classifier if known else model.pretrained)(len(state.classes))
     network = network.to(memory_format=torch.channels_last).to(where.device)
@@ -210,7 +210,7 @@ def prepare(args: argparse.Namespace, where: Engine, path: Path) -> Run:
         optimizer.load_state_dict(state.optimizer)
         if args.epochs != state.arguments["epochs"] and recipe.cosine and state.epoch:
             warnings.append("--epochs has changed: from here, lr decays over the new number")
-    state.arguments["epochs"] = args.epochs
+    state.arguments |= {"epochs": args.epochs, "data_dir": str(args.data_dir)}
     state.photos = {"train": train.names, "val": val.names}
     if where.rank == 0:
         for warning in warnings:
@@ -252,7 +252,7 @@ def fit_head(run: Run, bar: "tqdm[Any]") -> None:
 def train_epoch(run: Run, epoch: int, bar: "tqdm[Any]") -> None:
     """Take one step a batch over all photos, in an order and with crops that the seed decides."""
     started = time.perf_counter()
-    seed = run.args.seed * 100_003 + epoch
+    seed = (run.args.seed * 100_003 + epoch) % 2**64
     order = torch.randperm(len(run.train), generator=torch.Generator().manual_seed(seed)).tolist()
     size = run.args.batch_size
     batches = [order[i : i + size] for i in range(0, len(order), size)]
@@ -312,6 +312,8 @@ def finish_epoch(run: Run, row: dict[str, float], started: float, bar: "tqdm[Any
 def finish(run: Run) -> None:
     """Say how good it got and what comes next; pack it, where that is wanted."""
     state, path = run.state, run.path
+    if not path.exists() or checkpoint.load(path).arguments != state.arguments:
+        checkpoint.save(path, state)  # no epoch was left to train, but its place or photos moved
     alone = Engine(run.engine.device)  # the other processes have gone
     measured = report.write(path, state, alone, run.val)
     print(
@@ -323,7 +325,7 @@ def finish(run: Run) -> None:
 
         saveToBento.main([str(path)])
     else:
-        print(f"\nNext: python saveToBento.py {path}")
+        print(f"\nNext: python saveToBento.py {shlex.quote(str(path))}")
 
 
 def wants_bento(answer: str) -> bool:
@@ -336,13 +338,9 @@ def wants_bento(answer: str) -> bool:
     return answer in {"y", "yes"}
 
 
-def interrupt(*_: object) -> None:
-    """Let SIGTERM end a run as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
     try:
         main()
     except StackError as error:

@@ -1,8 +1,10 @@
 """Checkpoints: tensors and plain values only, never half-written."""
 
+import contextlib
 import os
 import pickle
 import platform
+import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,27 @@ def versions() -> dict[str, str]:
     }
 
 
+def check_output(path: Path, *, resumed: bool) -> None:
+    """Raise StackError where a checkpoint can't be written to `path`, or isn't to be.
+
+    One that is there already is replaced by a resumed run only.
+    """
+    if path.suffix != SUFFIX:
+        raise StackError(f"{path} must end in {SUFFIX}, as checkpoints do")
+    try:
+        if path.exists() and not resumed:
+            raise StackError(f"{path} exists: choose another --output, or go on with -c {path}")
+        if path.with_suffix("").is_file():
+            raise StackError(f"{path.with_suffix('')} is where the report goes: move that file")
+        folder = next(above for above in path.absolute().parents if above.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StackError(
+            f"can't write {path} ({error.strerror}): name another place with --output"
+        ) from error
+
+
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that `path` is always either the old one or the new one, whole.
 
@@ -94,7 +117,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             " what was there before is untouched"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -153,7 +153,7 @@ def _shrink(image: Image.Image) -> Image.Image:
 
 def _seeded(augment: v2.Transform, picture: Tensor, seed: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed % 2**64)
         return cast(Tensor, augment(picture))
 
 
@@ -170,6 +170,11 @@ def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
             parts = [photos_in(data_dir / split / name) for split in SPLITS]
         else:
             photos = photos_in(data_dir / name)
+            if len(photos) == 1:
+                raise StackError(
+                    f"{photos[0]} is the only photo of its class: one more is needed, to learn from"
+                    " one and check with the other"
+                )
             chosen = set(
                 rng.sample(photos, min(len(photos), max(1, round(VAL_SHARE * len(photos)))))
             )

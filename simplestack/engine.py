@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch.utils.data import DataLoader
 from simplestack import StackError, model
 from simplestack.data import Photos, View
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
 BATCH = 32  # photos at once where nothing is learnt; has no influence on the result
 
-Batches = DataLoader[tuple[Tensor, int]]  # in fact N×224×224×3 uint8, and N int64
+Batches = Iterator[tuple[Tensor, Tensor]]  # N×224×224×3 uint8, and N int64
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class Engine:
         Photos in memory come from there; others are read by processes beside this one.
         """
         workers = 0 if photos.cached else min(8, os.cpu_count() or 1)
-        return DataLoader(photos, batch_sampler=plan, num_workers=workers)
+        loader = DataLoader(
+            photos, batch_sampler=plan, num_workers=workers, worker_init_fn=_ignore_stops
+        )
+        with held_signals() if workers else contextlib.nullcontext():
+            return iter(loader)
 
     @torch.no_grad()
     def run(self, network: model.Classifier, photos: Photos, *, features: bool = False) -> Tensor:
@@ -87,6 +93,26 @@ class Engine:
             seen = pictures.to(self.device)
             outputs[part] = (network.features(seen) if features else network(seen)).float().cpu()
         return self.sum(outputs)
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait: while a process is forked, Python would drop their exception."""
+    came: list[int] = []
+    usual = {s: signal.signal(s, lambda number, _: came.append(number)) for s in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _ignore_stops(_: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the process that this one reads for, which then ends this one."""
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def start(name: str) -> Engine:

@@ -1,6 +1,7 @@
 """What people look at after a training: history.csv, metrics.json, report.html."""
 
 import base64
+import contextlib
 import csv
 import html
 import io
@@ -98,7 +99,8 @@ def _write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # of odd file names
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise StackError(
             f"can't write {path} ({error.strerror}): make room there; the checkpoint is safe"
         ) from error

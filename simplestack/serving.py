@@ -74,12 +74,16 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
 def predict(url: str, image: Path) -> str:
     """Post an image to /predict, as the README's curl does, and give the answer's body.
 
-    Raises StackError where the service refuses it.
+    Raises StackError where it can't be read, or the service refuses it.
     """
     headers = {"Content-Type": "image/*"}
     if token := os.environ.get("API_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"
-    request = urllib.request.Request(f"{url}/predict", image.read_bytes(), headers)  # noqa: S310
+    try:
+        body = image.read_bytes()
+    except OSError as error:
+        raise StackError(f"can't read {image} ({error.strerror}): name a photo") from error
+    request = urllib.request.Request(f"{url}/predict", body, headers)  # noqa: S310
     try:
         with here.open(request, timeout=60) as response:
             return str(response.read().decode())

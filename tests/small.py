@@ -59,7 +59,7 @@ def start(*arguments: object, program: tuple[str, ...] = ("train.py",)) -> "subp
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=PROJECT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -51,6 +51,13 @@ def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
     assert splits[0] == splits[1] != splits[2]
 
 
+def test_a_class_with_a_single_photo_is_one_clear_line(tmp_path: Path) -> None:
+    pictures(tmp_path, 5, ("ants",))
+    pictures(tmp_path, 1, ("bees",))
+    with pytest.raises(StackError, match=r"bees/0\.png is the only photo of its class"):
+        data.find_photos(tmp_path, ["ants", "bees"], seed=0)
+
+
 def test_the_split_is_recorded_and_kept_when_photos_are_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,11 @@ def test_second_packing_of_the_same_checkpoint_is_not_repeated(packing, trained)
     assert tag.search(result.stdout)[0] == tag.search(packing.stdout)[0]
 
 
+def test_a_relative_bentoml_home_is_one_too(trained, tmp_path):
+    result = python("saveToBento.py", trained, cwd=tmp_path, BENTOML_HOME="store")
+    assert f"saved path: {tmp_path}/store/bentos/" in result.stdout, result.stderr
+
+
 @odd_names
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's
 def test_a_photo_of_any_name_is_put_so_that_it_can_be_pasted(bento, trained, tmp_path, capsys):

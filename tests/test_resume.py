@@ -11,7 +11,7 @@ import pytest
 import torch
 from small import PROJECT, run, same, split_folder, start, weights
 
-from simplestack import StackError, checkpoint
+from simplestack import StackError, checkpoint, engine
 from simplestack.checkpoint import Checkpoint
 
 
@@ -27,13 +27,18 @@ def offline_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def stop_after(process: "subprocess.Popen[str]", line: str, number: int) -> str:
-    """Send a signal once a line with that start has been printed; give what follows it."""
+def stop_after(
+    process: "subprocess.Popen[str]", line: str, number: int, *, group: bool = False
+) -> str:
+    """Send a signal once a line with that start has been printed; give what follows it.
+
+    The `group` gets it with all its processes, as when Ctrl-C is typed.
+    """
     with process:
         assert process.stdout
         for printed in process.stdout:
             if printed.startswith(line):
-                process.send_signal(number)
+                (os.killpg if group else os.kill)(process.pid, number)
                 break
         return process.stdout.read()
 
@@ -61,6 +66,37 @@ def test_sigterm_leaves_the_finished_epochs_and_says_how_to_go_on(
     assert checkpoint.load(path).epoch >= 1
     assert f"python train.py -c {path}" in said
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_reads_in_processes_stops_as_it_begins_to(
+    tmp_path: Path, photos: Path, number: int
+) -> None:
+    path = tmp_path / "a.ckpt"
+    process = start("--data-dir", photos, "--epochs", 50, "--cache", 0, "--output", path)
+    said = stop_after(process, "epoch  0/50", number, group=True)
+    assert process.returncode == 130
+    assert said.split("\n\n")[-1].startswith(("Stopped. To go on", "\nStopped. To go on"))
+    assert "Traceback" not in said
+    assert "ignored" not in said
+
+
+def test_a_signal_that_comes_while_signals_are_held_comes_afterwards() -> None:
+    with pytest.raises(KeyboardInterrupt), engine.held_signals():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        held = True
+    assert held
+
+
+def test_a_finished_run_can_be_taken_elsewhere_with_its_photos(tmp_path: Path) -> None:
+    photos, path = split_folder(tmp_path / "photos"), tmp_path / "a.ckpt"
+    run(path, "--data-dir", photos, "--freeze")
+    moved = photos.rename(tmp_path / "moved")
+    before = path.read_bytes()
+    taken = run(tmp_path / "b.ckpt", "-c", path, "--data-dir", moved)
+    assert taken.arguments["data_dir"] == str(moved)
+    assert same(taken.best, checkpoint.load(path).best)
+    assert path.read_bytes() == before
 
 
 def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """train.py: from photos to a checkpoint, and one clear line where that can't be."""
 
-import os
 import re
 import shutil
 import signal
@@ -68,7 +67,6 @@ def test_ctrl_c_keeps_the_finished_epochs(pictures, tmp_path):
     process = subprocess.Popen(
         [sys.executable, *command.split()],
         cwd=PROJECT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -146,6 +144,22 @@ def test_arguments_that_shape_a_run_cant_change_on_the_way(capsys, trained):
 def test_unwritable_output_is_one_clear_line(capsys, pictures):
     arguments = ("--data-dir", pictures, "--epochs", 1, "--output", "/proc/a.ckpt")
     assert "can't write /proc/a.ckpt" in refuse(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", ["notes.txt/a.ckpt", "notes.ckpt", "a" * 300 + ".ckpt"])
+def test_output_in_the_place_of_something_else_is_refused_at_once(capsys, tmp_path, name):
+    (tmp_path / "notes.txt").write_text("buy honey")
+    (tmp_path / "notes").write_text("buy honey")
+    line = refuse(capsys, "--data-dir", tmp_path / "none", "--output", tmp_path / name)
+    assert "name another place with --output" in line or "move that file" in line
+
+
+def test_any_whole_number_is_a_seed(pictures, tmp_path):
+    arguments = ["--from-scratch", "--epochs", 1, "--data-dir", pictures, "--device", "cpu"]
+    for seed in (1234567890, -(10**30)):
+        path = tmp_path / f"{seed}.ckpt"
+        train_py.main([*map(str, arguments), f"--seed={seed}", "--output", str(path)])
+        assert checkpoint.load(path).epoch == 1
 
 
 def test_missing_checkpoint_is_one_clear_line(capsys, tmp_path):
