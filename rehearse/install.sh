@@ -77,7 +77,8 @@ podman image exists "$base" || timeout 60 podman pull -q "$base" 2>/dev/null || 
 	rm -rf "$root"/usr/lib/python3*/EXTERNALLY-MANAGED "$root"/var/cache/apt/archives/*.deb
 	ln -s python3 "$root/usr/bin/python"
 	# As in Debian 13, of which Docker's image is made: other users can't enter a new home.
-	sed -i '/^#*HOME_MODE/d; $aHOME_MODE 0700' "$root/etc/login.defs"
+	sed -i '/^#*HOME_MODE/d' "$root/etc/login.defs"
+	echo "HOME_MODE 0700" >>"$root/etc/login.defs"
 	tar -C "$root" -c . | podman import -q - "$base" >/dev/null
 }
 
