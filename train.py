@@ -312,7 +312,9 @@ def finish_epoch(run: Run, row: dict[str, float], started: float, bar: "tqdm[Any
 def finish(run: Run) -> None:
     """Say how good it got and what comes next; pack it, where that is wanted."""
     state, path = run.state, run.path
-    if not path.exists() or checkpoint.load(path).arguments != state.arguments:
+    if run.args.resumed and (
+        not path.exists() or checkpoint.load(path).arguments != state.arguments
+    ):
         checkpoint.save(path, state)  # no epoch was left to train, but its place or photos moved
     alone = Engine(run.engine.device)  # the other processes have gone
     measured = report.write(path, state, alone, run.val)

@@ -117,7 +117,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             " what was there before is untouched"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             part.unlink()
 
 

@@ -99,7 +99,7 @@ def _write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # of odd file names
         part.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             part.unlink()
         raise StackError(
             f"can't write {path} ({error.strerror}): make room there; the checkpoint is safe"
