@@ -1,47 +1,66 @@
 #!/bin/sh
-# Rehearse a deployment on this machine: the real Heroku CLI, a real registry, a real engine, and
-# a stand-in for Heroku itself, which starts the image under Heroku's rules.
+# Rehearse a deployment on this machine: the real Heroku CLI, a real Docker Engine and registry,
+# and a stand-in for Heroku itself, which is as strict.
 #
 #     sh rehearse/rehearse.sh                     sh deploy.sh rehearsal, twice
 #     sh rehearse/rehearse.sh COMMAND [ARG...]    another command, with that Heroku around it
 set -eu
 cd "$(dirname "$0")/.."
-state=$PWD/.rehearse
 [ "${INSTALLED-}" ] || sh rehearse/install.sh
+STATE=$PWD/.rehearse
+[ ! -d .venv ] || PATH=$PWD/.venv/bin:$PATH
+PATH=$STATE/engine/usr/bin:$STATE/node_modules/.bin:$PATH
+export PATH STATE DOCKER_HOST=unix:///run/rehearsal-containerd/docker.sock DOCKER_CONFIG="$STATE/docker"
+export HEROKU_HOST=rehearsal.herokudev.com HEROKU_API_KEY="${HEROKU_API_KEY-rehearsal}"
+export HEROKU_DISABLE_AUTOUPDATE=1 DISABLE_TELEMETRY=true
+export NODE_EXTRA_CA_CERTS="$STATE/ca.crt" GIT_SSL_CAINFO="$STATE/ca.crt" GIT_TERMINAL_PROMPT=0
+export XDG_CONFIG_HOME="$STATE/home" XDG_CACHE_HOME="$STATE/home" XDG_DATA_HOME="$STATE/home"
 
-PATH=$PWD/rehearse/bin:$state/node_modules/.bin:$PATH
-export PATH CONTAINERS_CONF="$state/containers.conf"
-export HEROKU_HOST=heroku.localhost HEROKU_API_KEY="${HEROKU_API_KEY-rehearsal}"
-export NODE_EXTRA_CA_CERTS="$state/tls.crt" HEROKU_DISABLE_AUTOUPDATE=1 DISABLE_TELEMETRY=true
-export XDG_CONFIG_HOME="$state/home" XDG_CACHE_HOME="$state/home" XDG_DATA_HOME="$state/home"
-
-cat >"$state/registry.yml" <<-END
-	version: 0.1
-	log: {level: error, accesslog: {disabled: true}}
-	storage: {filesystem: {rootdirectory: $state/registry}}
-	http:
-	  addr: 127.0.0.2:443
-	  tls: {certificate: $state/tls.crt, key: $state/tls.key}
-END
-docker-registry serve "$state/registry.yml" >"$state/registry.log" 2>&1 &
-registry=$!
-python3 rehearse/stand_in.py 127.0.0.3 "$state/tls.crt" "$state/tls.key" docker \
-	>"$state/stand_in.log" 2>&1 &
-stand_in=$!
-
+processes=
+start() { # in the background, with its output in a file of its name
+    "$@" >"$STATE/$(basename "$1").log" 2>&1 &
+    processes="$processes $!"
+}
+wait_for() {
+    for _ in $(seq 300); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.2
+    done
+    tail -n 3 "$STATE"/*.log >&2
+    exit 1
+}
 stop() {
-	kill "$registry" "$stand_in"
-	podman ps --all --quiet --filter name=^heroku- | xargs -r podman rm --force --time 10 >/dev/null
+    docker ps --all --quiet --filter name=^heroku- | xargs -r docker rm --force >/dev/null
+    # shellcheck disable=SC2086 # one argument a process
+    kill $processes
+    wait
 }
 trap stop EXIT
-for address in 127.0.0.2 127.0.0.3; do # by address, as curl takes every .localhost for 127.0.0.1
-	curl --silent --output /dev/null --insecure --retry 30 --retry-connrefused --retry-delay 1 \
-		"https://$address/" || { cat "$state"/*.log >&2 && exit 1; }
-done
+trap exit INT TERM
+
+rm -rf "$STATE/git" "$STATE/docker"
+mkdir -p "$STATE/git" "$STATE/docker"
+echo "{\"cliPluginsExtraDirs\": [\"$STATE/engine/usr/libexec/docker/cli-plugins\"]}" >"$STATE/docker/config.json"
+cat >"$STATE/registry.yml" <<-END
+	version: 0.1
+	log: {level: error, accesslog: {disabled: true}}
+	storage: {filesystem: {rootdirectory: $STATE/registry}}
+	http: {addr: "127.0.0.2:5001"}
+END
+start caddy run --config rehearse/Caddyfile
+start docker-registry serve "$STATE/registry.yml"
+authority=$STATE/caddy/pki/authorities/local/root.crt
+wait_for test -f "$authority"
+cat /etc/ssl/certs/ca-certificates.crt "$authority" >"$STATE/ca.crt"
+start sh rehearse/engine.sh containerd
+start uvicorn --app-dir rehearse --host 127.0.0.2 --port 5002 stand_in:heroku
+wait_for docker info
+wait_for curl --fail --cacert "$STATE/ca.crt" -u :rehearsal https://api.rehearsal.herokudev.com/account
+wait_for curl --fail --cacert "$STATE/ca.crt" -u :rehearsal https://registry.rehearsal.herokudev.com/v2/
 
 if [ $# -gt 0 ]; then
-	"$@"
+    "$@"
 else
-	sh deploy.sh rehearsal
-	sh deploy.sh rehearsal # every step can be repeated
+    sh deploy.sh rehearsal --yes
+    sh deploy.sh rehearsal --yes # every step can be repeated
 fi

@@ -1,72 +1,50 @@
-"""A stand-in for the few calls of Heroku's platform API that a deployment makes, on loopback.
+"""A stand-in for what a deployment meets of Heroku: its platform API and its git server.
 
-    python rehearse/stand_in.py ADDRESS CERTIFICATE KEY DOCKER
+    uvicorn --app-dir rehearse --host 127.0.0.2 --port 5002 stand_in:heroku
 
-It starts a released image as Heroku does: as a user that owns nothing, in 512 MB, with a read-only
-root but for /tmp, on a $PORT of its choosing.
+A released image starts as Heroku starts it: as a user that owns nothing, in 512 MB, read-only but
+for /tmp, on a $PORT of Heroku's choosing. What is pushed by git is built first (hooks/pre-receive).
 """
 
+import asyncio
 import json
+import os
 import socket
-import ssl
 import subprocess
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import urllib.request
+from pathlib import Path
 from typing import Any
 
-REGISTRY = "registry.heroku.localhost"
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+REGISTRY = "registry.rehearsal.herokudev.com"
+BLOBS = "http://127.0.0.2:5001/v2/"
 HEROKUS_RULES = (
     *("--user", "23456:0", "--memory", "512m", "--memory-swap", "512m", "--network", "host"),
-    *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777"),  # noqa: S108
+    *("--read-only", "--tmpfs", "/tmp:rw,mode=1777", "--cap-drop", "ALL"),  # noqa: S108
 )
 TAKEN = "taken"  # the name of an app of somebody else
-Answer = tuple[int, Any]
-docker = "docker"
+HERE = Path(__file__).parent.absolute()
+REPOSITORIES = HERE.parent / ".rehearse" / "git"
 apps: dict[str, dict[str, Any]] = {}
 releases: dict[str, list[dict[str, Any]]] = {}
 settings: dict[str, dict[str, str]] = {}
 
 
-def create(name: str, stack: str) -> Answer:
-    """Create an app, as POST /apps does."""
-    if name in {*apps, TAKEN}:
-        return 422, {"id": "invalid_params", "message": f"Name {name} is already taken"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    releases[name] = []
-    settings[name] = {}
-    note_release(name)
-    apps[name] = {
-        "id": f"00000000-0000-4000-8000-{len(apps):012}",
-        "name": name,
-        "stack": {"name": stack},
-        "build_stack": {"name": stack},
-        "region": {"name": "us"},
-        "owner": {"email": "somebody@example.com"},
-        "git_url": "",
-        "repo_size": None,
-        "slug_size": None,
-        "web_url": f"http://127.0.0.1:{port}/",
-    }
-    return 201, apps[name]
+def refusal(status: int, kind: str, message: str) -> JSONResponse:
+    """Return an error as the platform API words it."""
+    return JSONResponse({"id": kind, "message": message}, status)
 
 
-def release(name: str, image: str) -> Answer:
-    """Start an image, which must be the one that was pushed, as PATCH /apps/APP/formation does."""
-    reference = f"{REGISTRY}/{name}/web:latest"
-    run("rmi", "--force", reference)  # what runs is what is in the registry
-    if run("pull", "--quiet", reference) != image.removeprefix("sha256:"):
-        return 422, {"id": "invalid_params", "message": f"{image} was not pushed to {reference}"}
-    port = apps[name]["web_url"].rstrip("/").rpartition(":")[2]
-    run("rm", "--force", "--time", "10", f"heroku-{name}")
-    variables = [f"--env={key}={value}" for key, value in {**settings[name], "PORT": port}.items()]
-    run("run", "--detach", "--name", f"heroku-{name}", *variables, *HEROKUS_RULES, image)
-    version = len(releases[name]) + 1
-    releases[name].insert(
-        0, {"id": f"{name}-v{version}", "version": version, "status": "succeeded"}
-    )
-    return 200, [{"type": "web", "quantity": 1, "docker_image": {"id": image}}]
+def docker(*arguments: str, check: bool = True) -> str:
+    """Run a command of the container engine; return what it printed."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return done.stdout + done.stderr
 
 
 def note_release(name: str) -> None:
@@ -77,101 +55,135 @@ def note_release(name: str) -> None:
     )
 
 
-def run(*arguments: str) -> str:
-    """Run a command of the container engine, and give the last line that it prints."""
-    done = subprocess.run([docker, *arguments], capture_output=True, text=True, check=False)
-    sys.stderr.write(done.stderr)
-    return (done.stdout.split() or [""])[-1]
+async def create(request: Request) -> Response:
+    """Create an app, with an empty repository."""
+    body = await request.json()
+    name = body["name"]
+    if name in {*apps, TAKEN}:
+        return refusal(422, "invalid_params", f"Name {name} is already taken")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stack = {"name": body.get("stack", "heroku-26")}
+    releases[name], settings[name] = [], {}
+    note_release(name)
+    subprocess.run(["git", "init", "--quiet", "--bare", REPOSITORIES / f"{name}.git"], check=True)
+    apps[name] = {
+        "id": f"00000000-0000-4000-8000-{len(apps):012}",
+        "name": name,
+        "stack": stack,
+        "build_stack": stack,
+        "region": {"name": "us"},
+        "owner": {"email": "somebody@example.com"},
+        "git_url": f"https://git.rehearsal.herokudev.com/{name}.git",
+        "repo_size": None,
+        "slug_size": None,
+        "web_url": f"http://127.0.0.1:{port}/",
+    }
+    return JSONResponse(apps[name], 201)
 
 
-def log_of(name: str) -> str:
-    """Give what the app has said, and what Heroku says where it has ended."""
-    container = f"heroku-{name}"
-    done = subprocess.run([docker, "logs", container], capture_output=True, text=True, check=False)
-    running = run("inspect", "--format", "{{.State.Running}}", container) == "true"
-    crashed = "" if running else 'heroku[router]: at=error code=H10 desc="App crashed"\n'
-    lines = (done.stdout + done.stderr + crashed).splitlines()
-    return "".join(f"data: {line}\n\n" for line in lines)  # as server-sent events
+def look_up(request: Request) -> Response:
+    """Return what the CLI asks of an app."""
+    name = request.path_params["name"]
+    if name == TAKEN:
+        return refusal(403, "forbidden", "You do not have access to the app taken.")
+    if name not in apps:
+        return refusal(404, "not_found", "Couldn't find that app.")
+    part = request.path_params.get("part", "")
+    if part == "pipeline-couplings":
+        return refusal(404, "not_found", "Couldn't find that pipeline.")
+    known = {"": apps[name], "config-vars": settings[name], "releases": releases[name][:1]}
+    return JSONResponse(known.get(part, []))
 
 
-class Platform(BaseHTTPRequestHandler):
-    """Answers as api.heroku.com does."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answer what the CLI looks up."""
-        match self.path.split("?")[0].strip("/").split("/"):
-            case ["account"]:
-                self.answer(200, {"email": "somebody@example.com"})
-            case ["logs", name]:
-                self.answer(200, log_of(name))
-            case ["apps", name, *_] if name == TAKEN:
-                self.answer(403, {"id": "forbidden", "message": "You do not have access to it."})
-            case ["apps", name, *_] if name not in apps:
-                self.answer(404, {"id": "not_found", "message": "Couldn't find that app."})
-            case ["apps", name]:
-                self.answer(200, apps[name])
-            case ["apps", name, "config-vars"]:
-                self.answer(200, settings[name])
-            case ["apps", name, "releases"]:
-                self.answer(200, releases[name][:1])
-            case ["apps", _, "pipeline-couplings"]:
-                self.answer(404, {"id": "not_found", "message": "Couldn't find that pipeline."})
-            case _:
-                self.answer(200, [])
-
-    def do_POST(self) -> None:
-        """Create an app, or a session of its log."""
-        body = self.body()
-        match self.path.strip("/").split("/"):
-            case ["apps"]:
-                self.answer(*create(body["name"], body.get("stack", "heroku-24")))
-            case ["apps", name, "log-sessions"]:
-                url = f"https://api.heroku.localhost/logs/{name}"
-                self.answer(201, {"logplex_url": url})
-            case _:
-                self.answer(404, {"id": "not_found", "message": "Not rehearsed."})
-
-    def do_PATCH(self) -> None:
-        """Release an image, or change the settings of an app, for its next release."""
-        match self.path.strip("/").split("/"):
-            case ["apps", name, "config-vars"]:
-                settings[name].update(self.body())
-                note_release(name)
-                self.answer(200, settings[name])
-            case ["apps", name, "formation"]:
-                self.answer(*release(name, self.body()["updates"][0]["docker_image"]))
-            case _:
-                self.answer(404, {"id": "not_found", "message": "Not rehearsed."})
-
-    def body(self) -> dict[str, Any]:
-        """Read the JSON object that was sent."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        parsed: dict[str, Any] = json.loads(body or b"{}")
-        return parsed
-
-    def answer(self, status: int, what: Any) -> None:
-        """Send JSON, or events."""
-        body = (what if isinstance(what, str) else json.dumps(what)).encode()
-        self.send_response(status)
-        kind = "text/event-stream" if isinstance(what, str) else "application/json"
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+async def configure(request: Request) -> Response:
+    """Change the settings of an app, for its next release."""
+    name = request.path_params["name"]
+    settings[name].update(await request.json())
+    note_release(name)
+    return JSONResponse(settings[name])
 
 
-def main(address: str, certificate: str, key: str, program: str) -> None:
-    """Serve over TLS until it is stopped."""
-    global docker  # noqa: PLW0603
-    docker = program
-    server = ThreadingHTTPServer((address, 443), Platform)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.serve_forever()
+async def release(request: Request) -> Response:
+    """Start the image that was pushed, which the CLI names by the digest of its configuration."""
+    name = request.path_params["name"]
+    digest = (await request.json())["updates"][0]["docker_image"]
+    with urllib.request.urlopen(f"{BLOBS}{name}/web/blobs/{digest}") as answer:  # noqa: S310
+        machine = json.load(answer)
+    if (machine["os"], machine["architecture"]) != ("linux", "amd64"):
+        return refusal(422, "invalid_params", f"{machine['architecture']} isn't amd64")
+    image = f"{REGISTRY}/{name}/web:latest"
+    docker("rmi", "--force", image, check=False)  # what runs is what is in the registry
+    docker("pull", "--quiet", image)
+    start(name, image)
+    return JSONResponse([{"type": "web", "quantity": 1, "docker_image": {"id": digest}}])
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def release_built(request: Request) -> Response:
+    """Start the image that hooks/pre-receive has built."""
+    name = request.path_params["name"]
+    start(name, f"heroku-built/{name}")
+    return PlainTextResponse(apps[name]["web_url"])
+
+
+def start(name: str, image: str) -> None:
+    """Replace the app's container."""
+    port = apps[name]["web_url"].rstrip("/").rpartition(":")[2]
+    docker("rm", "--force", f"heroku-{name}", check=False)
+    variables = [f"--env={key}={value}" for key, value in {**settings[name], "PORT": port}.items()]
+    docker("run", "--detach", "--name", f"heroku-{name}", *variables, *HEROKUS_RULES, image)
+    note_release(name)
+
+
+def log_session(request: Request) -> Response:
+    """Say where the log of an app is."""
+    url = f"https://api.rehearsal.herokudev.com/logs/{request.path_params['name']}"
+    return JSONResponse({"logplex_url": url}, 201)
+
+
+def log(request: Request) -> Response:
+    """Return what the app has said, and what Heroku says if it has ended, as server-sent events."""
+    container = f"heroku-{request.path_params['name']}"
+    lines = docker("logs", container).splitlines()
+    if docker("inspect", "--format", "{{.State.Running}}", container).strip() != "true":
+        lines.append('heroku[router]: at=error code=H10 desc="App crashed"')
+    return Response("".join(f"data: {x}\n\n" for x in lines), media_type="text/event-stream")
+
+
+async def git(request: Request) -> Response:
+    """Hand a request to git's own server, a CGI program."""
+    environment = {
+        **{f"HTTP_{key.upper().replace('-', '_')}": v for key, v in request.headers.items()},
+        **{"REQUEST_METHOD": request.method, "QUERY_STRING": request.url.query},
+        **{"PATH_INFO": request.url.path, "CONTENT_TYPE": request.headers.get("content-type", "")},
+        **{"GIT_PROJECT_ROOT": str(REPOSITORIES), "GIT_HTTP_EXPORT_ALL": "", "REMOTE_USER": "me"},
+        **{"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.hooksPath"},
+        **{"GIT_CONFIG_VALUE_0": str(HERE / "hooks")},
+    }
+    backend = await asyncio.create_subprocess_exec(
+        *("git", "http-backend"),
+        env=os.environ | environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    answer, _ = await backend.communicate(await request.body())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+    return Response(body, int(headers.pop("Status", "200").split()[0]), headers)
+
+
+heroku = Starlette(
+    routes=[
+        Route("/account", lambda _: JSONResponse({"email": "somebody@example.com"})),
+        Route("/apps", create, methods=["POST"]),
+        Route("/apps/{name}", look_up),
+        Route("/apps/{name}/config-vars", configure, methods=["PATCH"]),
+        Route("/apps/{name}/formation", release, methods=["PATCH"]),
+        Route("/apps/{name}/builds", release_built, methods=["POST"]),
+        Route("/apps/{name}/log-sessions", log_session, methods=["POST"]),
+        Route("/apps/{name}/{part}", look_up),
+        Route("/logs/{name}", log),
+        Route("/{path:path}", git, methods=["GET", "POST"]),
+    ]
+)

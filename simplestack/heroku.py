@@ -57,10 +57,19 @@ CMD cd src && python -m simplestack.settings && exec gunicorn --bind "0.0.0.0:${
 """
 
 
+# So that Heroku builds the image itself from what is pushed to it by git.
+HEROKU_YML = """\
+build:
+  docker:
+    web: Dockerfile
+"""
+
+
 def prepare(saved_path: Path) -> None:
     """Make a Bento one that Heroku can build and run: a Dockerfile, and files that all can read."""
     generated = saved_path / "env" / "docker" / "Dockerfile"
     (saved_path / "Dockerfile").write_text(patch(generated.read_text()))
+    (saved_path / "heroku.yml").write_text(HEROKU_YML)
     for path in saved_path.rglob("*"):  # the model store keeps its folders to their owner
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
 

@@ -25,13 +25,15 @@ OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.
 """An environment in which nothing outside this machine can be reached."""
 
 
-def run(*command: object, cwd: Path = PROJECT, **environment: str) -> subprocess.CompletedProcess:
+def run(
+    *command: object, cwd: Path = PROJECT, stdin: int = subprocess.DEVNULL, **environment: str
+) -> subprocess.CompletedProcess:
     """Run a command as a person would, without a terminal; give what it printed."""
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         capture_output=True,
         text=True,
         check=False,

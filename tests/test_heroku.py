@@ -2,13 +2,11 @@
 
 import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, command, error_line, gunicorn, run
+import yaml
+from conftest import PROJECT, command, gunicorn, run
 
 from simplestack import StackError, heroku
 from simplestack.inference import cores
@@ -40,6 +38,11 @@ def test_a_generated_file_without_an_expected_line_stops_packing(bento, line):
         heroku.patch(generated(bento).replace(line, "# " + line))
 
 
+def test_heroku_yml_names_the_dockerfile(bento):
+    manifest = yaml.safe_load((bento / "heroku.yml").read_text())
+    assert (bento / manifest["build"]["docker"]["web"]).is_file()
+
+
 def test_every_user_can_read_what_is_packed(bento):
     modes = {path: path.stat().st_mode for path in bento.rglob("*")}
     unreadable = [p for p, m in modes.items() if m & 0o005 != 0o005 and (p.is_dir() or not m & 4)]
@@ -48,7 +51,7 @@ def test_every_user_can_read_what_is_packed(bento):
 
 def test_nothing_is_packed_that_serving_does_not_need(bento):
     suffixes = {path.suffix for path in bento.rglob("*") if path.is_file()}
-    assert suffixes <= {"", ".py", ".html", ".onnx", ".yaml", ".json", ".txt", ".in", ".md", ".sh"}
+    assert suffixes <= {"", ".py", ".html", ".onnx", ".yaml", ".yml", ".json", ".txt", ".in", ".md", ".sh"}
 
 
 def test_every_package_of_the_image_is_pinned(bento):
@@ -104,75 +107,3 @@ def test_threads_fit_the_cpu_quota(tmp_path, monkeypatch, files, expected):
 def test_the_kubernetes_manifest_fits_its_schema():
     result = run("kubernetes-validate", "--strict", "kubernetes.yaml")
     assert result.returncode == 0, result.stderr
-
-
-def test_a_dry_run_of_the_deployment_prints_the_commands_alone():
-    result = run("sh", "deploy.sh", "--dry-run", "my-app", PATH="/usr/bin:/bin")
-    assert result.returncode == 0, result.stderr
-    commands = [line[2:] for line in result.stdout.splitlines() if line.startswith("$ ")]
-    assert [c for c in commands if c.startswith("heroku")] == [
-        "heroku auth:whoami",
-        "heroku container:login",
-        "heroku create my-app --stack container --no-remote",
-        "heroku apps:info --shell --app my-app",
-        "heroku container:push web --app my-app",
-        "heroku container:release web --app my-app",
-    ]
-
-
-@pytest.mark.parametrize("arguments", [[], ["two", "apps"], ["--dry-run"], ["Capitals"], [""]])
-def test_a_deployment_without_a_good_name_says_how(arguments):
-    result = run("sh", "deploy.sh", *arguments)
-    assert "sh deploy.sh [--dry-run] APP" in error_line(result)
-
-
-def test_a_deployment_without_anything_packed_says_what_to_do(tmp_path):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    result = run("sh", "deploy.sh", "my-app", BENTOML_HOME=str(tmp_path), PATH=path)
-    assert "make run" in error_line(result)
-
-
-def deploy_to(folder: Path, bento: Path, *, engine: str, log: str) -> subprocess.CompletedProcess:
-    """Run deploy.sh against commands that say what Heroku's and Docker's would, of an app that
-    nobody reaches.
-    """
-    (folder / "log").write_text(log)
-    answers = {
-        "docker": engine,
-        "bentoml": f"echo {bento}",
-        "heroku": """case $1 in
-            apps:info) echo stack=container; echo web_url=http://127.0.0.1:9/ ;;
-            logs) cat "${0%/*}/log" ;;
-            esac""",
-    }
-    for name, script in answers.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
-    shutil.copy(PROJECT / "deploy.sh", folder)
-    path = f"{folder}:/usr/bin:/bin"
-    return run("sh", folder / "deploy.sh", "my-app", PATH=path, PHOTO=__file__, READY_WITHIN="1")
-
-
-# As devcenter.heroku.com/articles/error-codes has them.
-@pytest.mark.parametrize(
-    ("log", "remedy"),
-    [
-        (
-            "heroku[web.1]: Error R10 (Boot timeout) -> Web process failed to bind to $PORT within"
-            " 60 seconds of launch",
-            "docker run -p 5000:5000",
-        ),
-        ("heroku[web.1]: Error R14 (Memory quota exceeded)", "WEB_CONCURRENCY=1 --app my-app"),
-        ("heroku[web.1]: Error R15 (Memory quota vastly exceeded)", "heroku ps:resize"),
-        ('heroku[router]: at=error code=H10 desc="App crashed" method=GET', "heroku config"),
-        ("heroku[web.1]: State changed from starting to up", "heroku ps --app my-app"),
-    ],
-    ids=["R10", "R14", "R15", "H10", "none"],
-)
-def test_what_the_log_says_of_a_failure_is_explained(bento, tmp_path, log, remedy):
-    assert remedy in error_line(deploy_to(tmp_path, bento, engine="true", log=log))
-
-
-def test_without_an_engine_the_deployment_says_so(bento, tmp_path):
-    result = deploy_to(tmp_path, bento, engine="exit 1", log="")
-    assert "start Docker" in error_line(result)
