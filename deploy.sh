@@ -23,6 +23,12 @@ run() {
     sh -ec "$1"
 }
 
+need() { # a command, and where it is to be had
+    has "$1" && return
+    [ "$dry" ] || fail "$1 is missing: $2"
+    echo "note: $1 is missing: $2" >&2
+}
+
 quoted() { # as a shell reads it back
     case $1 in
     *[!A-Za-z0-9_./@-]*) printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
@@ -75,17 +81,27 @@ find_bento_and_photo() {
 }
 
 # Heroku takes linux/amd64 in Docker's own format (version 2, schema 2) and nothing else. From Docker's
-# older image store, Heroku's CLI pushes just that, as in the tutorial. With the containerd store, the
-# format is BuildKit's choice (OCI, by now), unless buildx is told. Without buildx the CLI can't
-# build, as it passes --provenance, but `docker build` can, in Docker's format. Without Docker,
-# Heroku builds what is pushed by git.
+# older image store, Heroku's CLI pushes just that, as in the tutorial, but it can't from ARM before
+# Docker 28. With the containerd store, the format is the builder's choice, OCI by now, unless
+# buildx is told. Without buildx, Heroku's CLI can't build, as it passes --provenance; plain docker
+# can, for the older store. Whoever has no Docker that will do has git: then Heroku builds.
 choose_commands() {
     create="heroku create $app --stack container --no-remote"
     look_up="heroku apps:info --shell --app $app"
     login="heroku container:login"
     release="heroku container:release web --app $app"
     image=registry.$HOST/$app/web
-    if ! has docker; then
+    containerd=$(docker info --format '{{.DriverStatus}}' 2>/dev/null | grep containerd) || true
+    if docker buildx version >/dev/null 2>&1; then
+        case $containerd$(uname -m) in
+        *containerd* | arm* | aarch64) push="docker buildx build --platform linux/amd64 --provenance=false --sbom=false \\
+  --output type=image,name=$image,oci-mediatypes=false,push=true $bento" ;;
+        *) push="(cd $bento && heroku container:push web --app $app)" ;;
+        esac
+    elif has docker && [ -z "$containerd" ]; then
+        push="docker build --platform linux/amd64 --tag $image $bento && docker push $image"
+    else
+        need git "git-scm.com (or docker with buildx: docs.docker.com/get-docker)"
         login='' release=''
         push="(
   copy=\$(mktemp -d) && cp -R $bento/. \"\$copy\" && cd \"\$copy\" && git init --quiet
@@ -95,13 +111,6 @@ choose_commands() {
     push --force https://git.$HOST/$app.git HEAD:refs/heads/main
   rm -rf \"\$copy\"
 )"
-    elif ! docker buildx version >/dev/null 2>&1; then
-        push="docker build --platform linux/amd64 --tag $image $bento && docker push $image"
-    elif docker info --format '{{.DriverStatus}}' 2>/dev/null | grep -q containerd; then
-        push="docker buildx build --platform linux/amd64 --provenance=false --sbom=false \\
-  --output type=image,name=$image,oci-mediatypes=false,push=true $bento"
-    else
-        push="(cd $bento && heroku container:push web --app $app)"
     fi
 }
 
@@ -112,16 +121,9 @@ print_commands() {
         sed '/^$/d'
 }
 
-need() { # a command, and where it is to be had
-    has "$1" && return
-    [ "$dry" ] || fail "$1 is missing: $2"
-    echo "note: $1 is missing: $2" >&2
-}
-
 check_tools() {
     need heroku devcenter.heroku.com/articles/heroku-cli
     need curl curl.se
-    has docker || need git "git-scm.com (or docker: docs.docker.com/get-docker)"
     [ "$dry" ] || ! has docker || docker info >"$log" 2>&1 ||
         fail "docker has no engine to build with: start Docker"
 }
@@ -233,8 +235,8 @@ parse "$@"
 log=$(mktemp) done=$log.done
 trap 'rm -f "$log" "$done"' EXIT
 find_bento_and_photo
-choose_commands
 check_tools
+choose_commands
 if [ "$dry" ]; then
     print_commands
     exit

@@ -138,7 +138,7 @@ def start(name: str, image: str) -> None:
 
 def log_session(request: Request) -> Response:
     """Say where the log of an app is."""
-    url = f"https://api.rehearsal.herokudev.com/logs/{request.path_params['name']}"
+    url = f"http://127.0.0.2:5002/logs/{request.path_params['name']}"
     return JSONResponse({"logplex_url": url}, 201)
 
 

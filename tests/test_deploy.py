@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, error_line, run
 
-SHELL = ("sh", "cat", "dirname", "find", "grep", "head", "mktemp", "rm", "sed", "seq", "sort")
+SHELL = ("sh", "cat", "cp", "dirname", "find", "grep", "head", "mktemp", "rm", "sed", "seq", "sort")
 NO_ENGINE = "exit 1"
 OLD_STORE = "true"
 CONTAINERD_STORE = "echo '[[driver-type io.containerd.snapshotter.v1]]'"
 NO_BUILDX = "[ $1 != buildx ]"
+CONTAINERD_STORE_WITHOUT_BUILDX = f"{NO_BUILDX} && {CONTAINERD_STORE}"
 NEW_APP = """case $1 in
     apps:info) [ -f "$0.made" ] && echo stack=container && echo web_url=http://127.0.0.1:9/ ||
         { echo "Couldn't find that app." >&2; exit 1; } ;;
@@ -26,7 +27,7 @@ def deploy(bento, pictures, tmp_path):
     """Run a copy of deploy.sh that finds no commands but a shell's own and those given."""
     (tmp_path / "photo.jpg").symlink_to(next((pictures / "val").rglob("*.jpg")))
     shutil.copy(PROJECT / "deploy.sh", tmp_path)
-    for name in (*SHELL, "sleep", "tail", "tee", "touch", "tr"):
+    for name in (*SHELL, "sleep", "tail", "tee", "touch", "tr", "uname"):
         (tmp_path / name).symlink_to(shutil.which(name))
 
     def start(
@@ -73,9 +74,10 @@ def test_help_is_printed_before_and_after_the_name(deploy, arguments):
         (OLD_STORE, "heroku container:push web --app my-app"),
         (CONTAINERD_STORE, "oci-mediatypes=false,push=true"),
         (NO_BUILDX, "docker push registry.heroku.com/my-app/web"),
+        (CONTAINERD_STORE_WITHOUT_BUILDX, "push --force https://git.heroku.com/my-app.git"),
         (None, "push --force https://git.heroku.com/my-app.git"),
     ],
-    ids=["old store", "containerd store", "no buildx", "no docker"],
+    ids=["old store", "containerd store", "no buildx", "containerd without buildx", "no docker"],
 )
 def test_each_engine_has_its_way_of_pushing(deploy, docker, command):
     tools = {**TOOLS, "docker": docker} if docker else {k: TOOLS[k] for k in TOOLS if k != "docker"}

@@ -1,10 +1,12 @@
-"""The last third for real: a container engine, Heroku's rules, Heroku's CLI and a registry.
+"""The last third for real: Docker Engine, Heroku's rules, Heroku's CLI and a registry.
 
 What isn't installed (`sh rehearse/install.sh`, as root on Debian) skips what needs it, by name.
 """
 
 import http.client
-import re
+import json
+import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -22,40 +24,65 @@ from conftest import PROJECT, command, error_line, run
 
 from simplestack import serving
 
-DOCKER = PROJECT / "rehearse" / "bin" / "docker"
 STATE = PROJECT / ".rehearse"
 IMAGE = "resnet_heroku"
+BASE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 HEROKUS_RULES = (
-    *("--user", "12345:0", "--read-only", "--read-only-tmpfs=false"),
-    *("--tmpfs", "/tmp:rw,mode=1777", "--memory", "512m", "--memory-swap", "512m"),  # noqa: S108
+    *("--user", "12345:0", "--read-only", "--tmpfs", "/tmp:rw,mode=1777"),  # noqa: S108
+    *("--memory", "512m", "--memory-swap", "512m"),
 )
 MB = 1_000_000
+Rehearse = Callable[..., subprocess.CompletedProcess]
+around: dict[str, str] = {}
+"""The environment of commands that have a Docker Engine and a Heroku around them."""
 
 
 def docker(*arguments: object, check: bool = True) -> str:
-    result = run(DOCKER, *arguments)
+    result = run("docker", *arguments, **around)
     assert not check or result.returncode == 0, result.stderr
     return (result.stdout + result.stderr).strip()
 
 
+@contextmanager
+def background(*command: object, **environment: str) -> Iterator[subprocess.Popen]:
+    """Run a program in the background; in the end close its standard input, and wait for it."""
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=PROJECT,
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.communicate(timeout=60)
+
+
 @pytest.fixture(scope="session")
-def engine() -> None:
-    if run(DOCKER, "info").returncode != 0:
-        pytest.skip("the container engine is missing: sh rehearse/install.sh")
-    if run(DOCKER, "image", "exists", base()).returncode != 0:
-        pytest.skip(f"the base image {base()} is missing: sh rehearse/install.sh")
-
-
-def base() -> str:
-    first = (PROJECT / "Dockerfile.heroku").read_text().partition("\nFROM ")[2].split()[0]
-    version = ".".join(map(str, sys.version_info[:2]))
-    return re.sub(r"3\.\d+", version, first)
+def engine(tmp_path_factory) -> Iterator[None]:
+    """The rehearsal's Docker Engine and Heroku, for as long as the tests run."""
+    for part in ("engine", "node_modules/.bin/heroku"):
+        if not (STATE / part).exists():
+            pytest.skip(f".rehearse/{part} is missing: sh rehearse/install.sh")
+    told = tmp_path_factory.mktemp("rehearsal") / "environment"
+    tell = ("python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    script = f"{shlex.join(tell)} >{told}.part; mv {told}.part {told}; cat"
+    with background("sh", "rehearse/rehearse.sh", "sh", "-c", script, INSTALLED="1") as process:
+        while not told.exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        around.update(json.loads(told.read_text()))
+        if run("docker", "image", "inspect", BASE, **around).returncode != 0:
+            pytest.skip(f"the base image {BASE} is missing: sh rehearse/install.sh")
+        yield
 
 
 @pytest.fixture(scope="session")
-def image(bento, request) -> str:
-    request.getfixturevalue("engine")
-    result = run(DOCKER, "build", ".", "-t", IMAGE, cwd=bento)
+def image(bento, engine) -> str:
+    result = run("docker", "build", ".", "-t", IMAGE, cwd=bento, **around)
     assert result.returncode == 0, result.stderr
     return IMAGE
 
@@ -77,7 +104,7 @@ def running(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterato
         wait_until_ready(container, url)
         yield container, url
     finally:
-        docker("rm", "--force", "--time", "0", container)
+        docker("rm", "--force", container)
 
 
 def wait_until_ready(container: str, url: str) -> None:
@@ -153,7 +180,7 @@ def test_the_image_holds_nothing_that_serving_does_not_need(image):
 
 def test_the_layers_on_the_base_have_at_most_280_mb(image):
     whole, below = (
-        int(docker("image", "inspect", "--format", "{{.Size}}", name)) for name in (image, base())
+        int(docker("image", "inspect", "--format", "{{.Size}}", name)) for name in (image, BASE)
     )
     assert whole - below <= 280 * MB
 
@@ -214,7 +241,7 @@ def test_sigterm_under_load_loses_no_accepted_request(image, bento, photo, worke
         def terminate() -> None:
             time.sleep(2)
             began = time.monotonic()
-            numbers = docker("top", container, "hpid").split()[1:] if to_all else []
+            numbers = docker("top", container, "-o", "pid").split()[1:] if to_all else []
             if to_all:
                 subprocess.run(["kill", "-TERM", *numbers], check=True)
             else:
@@ -233,7 +260,7 @@ def test_sigterm_under_load_loses_no_accepted_request(image, bento, photo, worke
 
 @pytest.mark.parametrize("setting", ["PORT=abc", "WEB_CONCURRENCY=x", "MAX_BYTES=-1"])
 def test_a_bad_setting_stops_the_container_at_once_with_one_line(image, setting):
-    result = run(DOCKER, "run", "--rm", *HEROKUS_RULES, "-e", setting, image)
+    result = run("docker", "run", "--rm", *HEROKUS_RULES, "-e", setting, image, **around)
     assert result.returncode == 1
     assert result.stderr.strip().startswith(f"error: {setting.partition('=')[0]}=")
     assert result.stderr.strip().count("\n") == 0
@@ -246,63 +273,197 @@ def test_docker_run_serves_on_5000_as_the_tutorial_has_it(image, options):
     try:
         wait_until_ready(container, f"http://127.0.0.1:{port}")
     finally:
-        docker("rm", "--force", "--time", "0", container)
+        docker("rm", "--force", container)
 
 
 @pytest.mark.usefixtures("image")
 def test_compose_serves_it():
-    if run("podman-compose", "--version").returncode != 0:
-        pytest.skip("podman-compose is missing: sh rehearse/install.sh")
     port = serving.free_port()
-    options = {"PORT": str(port), "CONTAINERS_CONF": str(STATE / "containers.conf")}
-    compose = ("podman-compose", "--project-name", "rehearsal", "--file", "compose.yaml")
+    compose = ("docker", "compose", "--project-name", "rehearsal", "--file", "compose.yaml")
+    options = {**around, "PORT": str(port)}
     try:
-        assert run(*compose, "up", "--detach", **options).returncode == 0
-        container = docker("ps", "--quiet", "--filter", "name=rehearsal_classifier")
+        result = run(*compose, "up", "--detach", **options)
+        assert result.returncode == 0, result.stderr
+        container = docker("ps", "--quiet", "--filter", "name=rehearsal-classifier")
         wait_until_ready(container, f"http://127.0.0.1:{port}")
     finally:
-        run(*compose, "down", "--timeout", "10", **options)
+        run(*compose, "down", **options)
+
+
+READ_ONLY = ("--read-only", "--tmpfs", "/tmp:rw,mode=1777")  # noqa: S108
+UNPRIVILEGED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+
+# As docs/deployment.md sets each of them up: where it listens, as whom, in how much memory, and how
+# it is stopped, with how many seconds to do so.
+@pytest.mark.parametrize(
+    ("options", "port", "signal", "seconds"),
+    [
+        pytest.param(("-e", "PORT=31415", "-u", "12345:0"), 31415, "TERM", 30, id="heroku"),
+        pytest.param(("-e", "PORT=8080"), 8080, "TERM", 10, id="cloud run"),
+        pytest.param(("-e", "PORT=10000"), 10000, "TERM", 30, id="render"),
+        pytest.param(("-e", "PORT=5000"), 5000, "TERM", 10, id="railway"),
+        pytest.param(("-u", "0:0"), 5000, "TERM", 10, id="fly"),
+        pytest.param(("-u", "0:0"), 5000, "INT", 5, id="fly without kill_signal"),
+        pytest.param(("-u", "1000:1000"), 5000, "TERM", 10, id="space"),
+        pytest.param(("-u", "12345:0", *READ_ONLY), 5000, "TERM", 30, id="compose"),
+        pytest.param(
+            ("-e", "PORT=5000", "-u", "12345", *READ_ONLY, *UNPRIVILEGED),
+            *(5000, "TERM", 30),
+            id="kubernetes",
+        ),
+    ],
+)
+def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, signal, seconds):
+    published = serving.free_port()
+    container = docker(
+        *("run", "--detach", "--publish", f"127.0.0.1:{published}:{port}"),
+        *("--memory", "512m", "--memory-swap", "512m", *options, image),
+    )
+    try:
+        url = f"http://127.0.0.1:{published}"
+        wait_until_ready(container, url)
+        assert serving.predict(url, photo).startswith('{"label": ')
+        began = time.monotonic()
+        docker("kill", "--signal", signal, container)
+        assert docker("wait", container) == "0"
+        assert time.monotonic() - began <= seconds
+    finally:
+        docker("rm", "--force", container)
 
 
 @pytest.fixture(scope="session")
-def heroku(photo, request) -> Callable[..., subprocess.CompletedProcess]:
-    """Run shell commands with a fresh Heroku on this machine around them."""
-    request.getfixturevalue("image")
-    for part, path in {
-        "the Heroku CLI": STATE / "node_modules" / ".bin" / "heroku",
-        "the registry": Path("/usr/bin/docker-registry"),
-    }.items():
-        if not path.exists():
-            pytest.skip(f"{part} is missing: sh rehearse/install.sh")
+def heroku(image, photo) -> Rehearse:
+    """Run shell commands with that Heroku around them."""
 
     def rehearse(commands: str, **environment: str) -> subprocess.CompletedProcess:
-        settings = {"INSTALLED": "yes", "PHOTO": str(photo), **environment}
-        return run("sh", "rehearse/rehearse.sh", "sh", "-euc", commands, **settings)
+        return run("sh", "-euc", commands, **around | {"PHOTO": str(photo)} | environment)
 
     return rehearse
 
 
-def test_a_deployment_can_be_repeated_and_predicts_each_time(heroku):
-    result = heroku("sh deploy.sh my-app; sh deploy.sh my-app")
+def on_the_path(folder: Path, **scripts: str) -> str:
+    """Put commands before all others on the PATH."""
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{around['PATH']}"
+
+
+def builds_oci_images(folder: Path) -> str:
+    """A PATH with a Docker that builds what BuildKit does by itself since 0.31."""
+    options = "--output type=image,oci-mediatypes=true"
+    script = f'[ "$1" != build ] || set -- "$@" {options}\nexec {STATE}/engine/usr/bin/docker "$@"'
+    return on_the_path(folder, docker=script)
+
+
+def deploys(result: subprocess.CompletedProcess) -> bool:
     assert result.returncode == 0, result.stdout + result.stderr
+    return '{"label": ' in result.stdout
+
+
+def test_todays_docker_is_refused_by_herokus_registry(heroku, bento, tmp_path):
+    result = heroku(
+        f"""heroku create refused --stack container --no-remote
+        heroku container:login
+        cd {bento}
+        heroku container:push web --app refused""",
+        PATH=builds_oci_images(tmp_path),
+    )
+    assert result.returncode != 0
+    assert "405 Method Not Allowed" in result.stderr
+    assert "docker push exited with" in result.stderr
+
+
+def test_the_registry_refuses_with_the_word_that_herokus_uses(heroku):
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    url = f"https://registry.{around['HEROKU_HOST']}/v2/any/web/manifests/latest"
+    result = heroku(
+        f"curl -s --cacert $STATE/ca.crt -u _:rehearsal -X PUT -H 'Content-Type: {kind}' {url}"
+    )
+    assert json.loads(result.stdout)["errors"][0]["code"] == "UNSUPPORTED"
+
+
+def test_deploy_gets_through_with_todays_docker(heroku, tmp_path):
+    result = heroku("sh deploy.sh todays --yes", PATH=builds_oci_images(tmp_path))
+    assert deploys(result)
+
+
+def test_a_deployment_can_be_repeated_and_predicts_each_time(heroku):
+    result = heroku("sh deploy.sh my-app --yes; sh deploy.sh my-app")
+    assert deploys(result)
     assert result.stdout.count("$ heroku create my-app") == 1
     assert result.stdout.count('{"label": ') == 2
-    assert result.stdout.count("heroku logs --tail --app my-app") == 2
+    assert result.stdout.count("heroku ps:scale web=0 --app my-app") == 2
 
 
-def test_the_commands_by_hand_deploy_it_too(heroku, bento, photo):
-    result = heroku(
-        f"""cd {bento}
-        heroku create by-hand --stack container --no-remote
-        heroku container:login
-        heroku container:push web --app by-hand
-        heroku container:release web --app by-hand
-        url=$(heroku apps:info --shell --app by-hand | sed -n 's/^web_url=//p')
-        curl -s --retry 30 --retry-connrefused --fail -X POST "$url"predict \
-            -H 'Content-Type: image/*' --data-binary @{photo}"""
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.rpartition("\n")[2].startswith('{"label": ')
+@pytest.fixture(scope="module")
+def older_store(heroku) -> Iterator[str]:
+    """The address of a Docker Engine with the image store from before the containerd store."""
+    address = "unix:///run/rehearsal-classic/docker.sock"
+    with background("sh", "rehearse/engine.sh", "classic", **around) as process:
+        while run("docker", "image", "inspect", BASE, **around | {"DOCKER_HOST": address}).returncode:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.2)
+        yield address
+        process.terminate()
+
+
+def test_deploy_gets_through_with_the_older_image_store(heroku, older_store):
+    result = heroku("sh deploy.sh older --yes", DOCKER_HOST=older_store)
+    assert "heroku container:push web --app older" in result.stdout
+    assert deploys(result)
+
+
+def on_arm(folder: Path) -> dict[str, str]:
+    """An environment in which nothing is built for amd64 unless it is named."""
+    path = on_the_path(folder, uname="echo arm64")
+    return {"PATH": path, "DOCKER_DEFAULT_PLATFORM": "linux/arm64"}
+
+
+def test_deploy_gets_through_on_arm(heroku, tmp_path):
+    assert deploys(heroku("sh deploy.sh on-arm --yes", **on_arm(tmp_path)))
+
+
+def test_deploy_gets_through_on_arm_with_the_older_image_store(heroku, older_store, tmp_path):
+    environment = {**on_arm(tmp_path), "DOCKER_HOST": older_store}
+    assert deploys(heroku("sh deploy.sh on-older-arm --yes", **environment))
+
+
+@pytest.fixture
+def no_buildx(heroku, tmp_path) -> dict[str, str]:
+    """The environment of a Docker that has no buildx."""
+    config = json.loads((STATE / "docker" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"cliPluginsExtraDirs": []}))
+    return {"DOCKER_CONFIG": str(tmp_path)}
+
+
+def test_deploy_gets_through_without_buildx(heroku, no_buildx, older_store):
+    result = heroku("sh deploy.sh no-buildx --yes", **no_buildx, DOCKER_HOST=older_store)
+    assert "$ docker build --platform linux/amd64" in result.stdout
+    assert deploys(result)
+
+
+def test_deploy_gets_through_without_buildx_from_the_containerd_store(heroku, no_buildx):
+    result = heroku("sh deploy.sh heroku-builds --yes", **no_buildx)
+    assert "push --force https://git" in result.stdout
+    assert deploys(result)
+
+
+def test_deploy_gets_through_without_docker(heroku, bento, tmp_path):
+    for folder in around["PATH"].split(":"):
+        for command in Path(folder).glob("*"):
+            if command.name != "docker" and not (tmp_path / command.name).exists():
+                (tmp_path / command.name).symlink_to(command.absolute())
+    result = heroku("sh deploy.sh no-docker --yes; sh deploy.sh no-docker", PATH=str(tmp_path))
+    assert deploys(result)
+    assert result.stdout.count('{"label": ') == 2
+    assert not (bento / ".git").exists()
+
+
+def test_the_commands_of_a_dry_run_deploy_it_too(heroku):
+    result = heroku('eval "$(sh deploy.sh by-hand --dry-run)"')
+    assert deploys(result)
 
 
 def test_a_token_protects_a_deployed_app(heroku):
@@ -327,7 +488,7 @@ def test_an_app_that_crashes_is_explained_from_its_log(heroku):
 
 
 def test_somebody_elses_name_is_refused(heroku):
-    assert "choose another" in error_line(heroku("sh deploy.sh taken"))
+    assert "choose another" in error_line(heroku("sh deploy.sh taken --yes"))
 
 
 def test_a_wrong_stack_is_explained(heroku):
@@ -335,15 +496,7 @@ def test_a_wrong_stack_is_explained(heroku):
     assert "heroku stack:set container --app buildpacks" in error_line(result)
 
 
-def test_without_a_login_the_deployment_says_so(heroku):
-    result = heroku("sh deploy.sh my-app </dev/null", HEROKU_API_KEY="")
+@pytest.mark.parametrize("key", ["", "wrong"])
+def test_without_a_login_the_deployment_says_so(heroku, key):
+    result = heroku("sh deploy.sh my-app </dev/null", HEROKU_API_KEY=key)
     assert "heroku login" in error_line(result)
-
-
-@pytest.mark.usefixtures("bento")
-def test_without_the_tools_the_deployment_says_which(photo, tmp_path):
-    for name in ("sh", "dirname", "mktemp", "rm", "find", "sort", "head", "bentoml"):
-        found = run("sh", "-c", f"command -v {name}").stdout.strip()
-        (tmp_path / name).symlink_to(found)
-    result = run("sh", "deploy.sh", "my-app", PATH=str(tmp_path), PHOTO=str(photo))
-    assert "docker is missing" in error_line(result)
