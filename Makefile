@@ -25,7 +25,7 @@ lint: $(VENV)/ready-dev ## check style, types and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck *.sh rehearse/*.sh rehearse/bin/docker .ci/run
+	$(BIN)/shellcheck *.sh rehearse/*.sh rehearse/hooks/pre-receive .ci/run
 
 format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff format .

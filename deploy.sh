@@ -104,8 +104,8 @@ choose_commands() {
         need git "git-scm.com (or docker with buildx: docs.docker.com/get-docker)"
         login='' release=''
         push="(
-  copy=\$(mktemp -d) && cp -R $bento/. \"\$copy\" && cd \"\$copy\" && git init --quiet
-  git add --all --force
+  copy=\$(mktemp -d) && cp -R $bento/. \"\$copy\" && cd \"\$copy\"
+  git init --quiet && git add --all --force
   git -c user.name=$app -c user.email=$app@localhost commit --quiet --no-gpg-sign --message $app
   git -c credential.helper= -c credential.helper='!heroku git:credentials' \\
     push --force https://git.$HOST/$app.git HEAD:refs/heads/main
@@ -115,8 +115,9 @@ choose_commands() {
 }
 
 print_commands() {
+    # shellcheck disable=SC2016 # who pastes it expands it
     printf '%s\n' "$create" "$login" "$push" "$release" "url=\$($look_up | sed -n s/^web_url=//p)" \
-        'curl --silent --fail --retry 60 --retry-all-errors "${url}readyz"' \
+        'curl --silent --fail --retry 60 --retry-delay 2 --retry-all-errors "${url}readyz"' \
         "curl -X POST \"\${url}predict\" -H 'Content-Type: image/*' --data-binary @$photo" |
         sed '/^$/d'
 }

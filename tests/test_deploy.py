@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from conftest import PROJECT, error_line, run
@@ -43,6 +42,7 @@ def deploy(bento, pictures, tmp_path):
     return start
 
 
+DOCUMENTATION = (PROJECT / "docs" / "deployment.md").read_text()
 TOOLS = {"heroku": NEW_APP, "curl": "exit 1", "git": "true", "docker": OLD_STORE}
 
 
@@ -52,7 +52,15 @@ def test_a_dry_run_prints_the_block_of_commands_in_the_documentation(deploy, ben
     assert result.returncode == 0
     assert result.stderr == ""
     block = result.stdout.replace(str(bento), "SAVED_PATH").replace("photo.jpg", "image.jpg")
-    assert f"```sh\n{block}```" in (PROJECT / "docs" / "deployment.md").read_text()
+    assert f"```sh\n{block}```" in DOCUMENTATION
+
+
+@pytest.mark.parametrize("docker", [CONTAINERD_STORE, CONTAINERD_STORE_WITHOUT_BUILDX])
+def test_the_documentation_has_the_other_ways_of_pushing_too(deploy, bento, docker):
+    lines = deploy("my-app", "--dry-run", **{**TOOLS, "docker": docker}).stdout.split("\n")
+    push = [x for x in lines if not x.startswith(("heroku ", "url=", "curl "))]
+    block = "\n".join(push).replace(str(bento), "SAVED_PATH")
+    assert f"```sh\n{block}```" in DOCUMENTATION
 
 
 def test_a_dry_run_names_the_tools_that_are_missing(deploy):
@@ -167,7 +175,8 @@ def test_what_the_log_says_of_a_failure_is_explained(deploy, log, remedy):
     ],
 )
 def test_what_a_failed_push_says_is_explained(deploy, output, remedy):
-    docker = f"case $1 in info) {CONTAINERD_STORE};; buildx) [ $2 = version ] || {{ echo '{output}'; exit 1; }};; esac"
+    build = f"[ $2 = version ] || {{ echo '{output}'; exit 1; }}"
+    docker = f"case $1 in info) {CONTAINERD_STORE} ;; buildx) {build} ;; esac"
     result = deploy("my-app", "--yes", **{**TOOLS, "docker": docker})
     assert remedy in error_line(result)
     assert "container:release" not in result.stdout

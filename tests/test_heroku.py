@@ -51,7 +51,19 @@ def test_every_user_can_read_what_is_packed(bento):
 
 def test_nothing_is_packed_that_serving_does_not_need(bento):
     suffixes = {path.suffix for path in bento.rglob("*") if path.is_file()}
-    assert suffixes <= {"", ".py", ".html", ".onnx", ".yaml", ".yml", ".json", ".txt", ".in", ".md", ".sh"}
+    assert suffixes <= {
+        "",
+        ".py",
+        ".html",
+        ".onnx",
+        ".yaml",
+        ".yml",
+        ".json",
+        ".txt",
+        ".in",
+        ".md",
+        ".sh",
+    }
 
 
 def test_every_package_of_the_image_is_pinned(bento):

@@ -7,9 +7,16 @@ import pytest
 from conftest import PROJECT, python, run
 
 README = (PROJECT / "README.md").read_text()
+DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+LINKS = [
+    document.parent / target
+    for document in DOCUMENTS
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", document.read_text())
+]
 COMMANDS = [
     line.strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for document in DOCUMENTS
+    for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
 ]
@@ -38,7 +45,7 @@ def test_python_command_has_options_that_exist(command):
         assert re.search(rf"{option}\b", help_text), f"{script} has no {option}"
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "make " in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(sudo .*)?make ", c)])
 def test_make_recipe_exists(command):
     recipe = re.search(r"make (\w+)", command)[1]
     assert re.search(rf"^{recipe}:", (PROJECT / "Makefile").read_text(), re.MULTILINE)
@@ -49,9 +56,9 @@ def test_shell_script_exists(command):
     assert (PROJECT / re.search(r"\bsh ([\w./]+)", command)[1]).is_file()
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)#]+)", README))
+@pytest.mark.parametrize("target", LINKS)
 def test_linked_file_exists(target):
-    assert (PROJECT / target).exists()
+    assert target.exists()
 
 
 def test_every_setting_is_in_the_readme():

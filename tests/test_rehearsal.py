@@ -81,7 +81,8 @@ def engine(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def image(bento, engine) -> str:
+def image(bento, request) -> str:
+    request.getfixturevalue("engine")
     result = run("docker", "build", ".", "-t", IMAGE, cwd=bento, **around)
     assert result.returncode == 0, result.stderr
     return IMAGE
@@ -297,24 +298,24 @@ UNPRIVILEGED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 # As docs/deployment.md sets each of them up: where it listens, as whom, in how much memory, and how
 # it is stopped, with how many seconds to do so.
 @pytest.mark.parametrize(
-    ("options", "port", "signal", "seconds"),
+    ("options", "port", "stop"),
     [
-        pytest.param(("-e", "PORT=31415", "-u", "12345:0"), 31415, "TERM", 30, id="heroku"),
-        pytest.param(("-e", "PORT=8080"), 8080, "TERM", 10, id="cloud run"),
-        pytest.param(("-e", "PORT=10000"), 10000, "TERM", 30, id="render"),
-        pytest.param(("-e", "PORT=5000"), 5000, "TERM", 10, id="railway"),
-        pytest.param(("-u", "0:0"), 5000, "TERM", 10, id="fly"),
-        pytest.param(("-u", "0:0"), 5000, "INT", 5, id="fly without kill_signal"),
-        pytest.param(("-u", "1000:1000"), 5000, "TERM", 10, id="space"),
-        pytest.param(("-u", "12345:0", *READ_ONLY), 5000, "TERM", 30, id="compose"),
+        pytest.param(("-e", "PORT=31415", "-u", "12345:0"), 31415, ("TERM", 30), id="heroku"),
+        pytest.param(("-e", "PORT=8080"), 8080, ("TERM", 10), id="cloud run"),
+        pytest.param(("-e", "PORT=10000"), 10000, ("TERM", 30), id="render"),
+        pytest.param(("-e", "PORT=5000"), 5000, ("TERM", 10), id="railway"),
+        pytest.param(("-u", "0:0"), 5000, ("TERM", 10), id="fly"),
+        pytest.param(("-u", "0:0"), 5000, ("INT", 5), id="fly without kill_signal"),
+        pytest.param(("-u", "1000:1000"), 5000, ("TERM", 10), id="space"),
+        pytest.param(("-u", "12345:0", *READ_ONLY), 5000, ("TERM", 30), id="compose"),
         pytest.param(
             ("-e", "PORT=5000", "-u", "12345", *READ_ONLY, *UNPRIVILEGED),
-            *(5000, "TERM", 30),
+            *(5000, ("TERM", 30)),
             id="kubernetes",
         ),
     ],
 )
-def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, signal, seconds):
+def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, stop):
     published = serving.free_port()
     container = docker(
         *("run", "--detach", "--publish", f"127.0.0.1:{published}:{port}"),
@@ -324,7 +325,7 @@ def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, sig
         url = f"http://127.0.0.1:{published}"
         wait_until_ready(container, url)
         assert serving.predict(url, photo).startswith('{"label": ')
-        began = time.monotonic()
+        began, (signal, seconds) = time.monotonic(), stop
         docker("kill", "--signal", signal, container)
         assert docker("wait", container) == "0"
         assert time.monotonic() - began <= seconds
@@ -333,8 +334,9 @@ def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, sig
 
 
 @pytest.fixture(scope="session")
-def heroku(image, photo) -> Rehearse:
+def heroku(photo, request) -> Rehearse:
     """Run shell commands with that Heroku around them."""
+    request.getfixturevalue("image")
 
     def rehearse(commands: str, **environment: str) -> subprocess.CompletedProcess:
         return run("sh", "-euc", commands, **around | {"PHOTO": str(photo)} | environment)
@@ -398,11 +400,14 @@ def test_a_deployment_can_be_repeated_and_predicts_each_time(heroku):
 
 
 @pytest.fixture(scope="module")
-def older_store(heroku) -> Iterator[str]:
+def older_store(request) -> Iterator[str]:
     """The address of a Docker Engine with the image store from before the containerd store."""
+    request.getfixturevalue("engine")
     address = "unix:///run/rehearsal-classic/docker.sock"
     with background("sh", "rehearse/engine.sh", "classic", **around) as process:
-        while run("docker", "image", "inspect", BASE, **around | {"DOCKER_HOST": address}).returncode:
+        while run(
+            "docker", "image", "inspect", BASE, **around | {"DOCKER_HOST": address}
+        ).returncode:
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.2)
         yield address
@@ -431,7 +436,7 @@ def test_deploy_gets_through_on_arm_with_the_older_image_store(heroku, older_sto
 
 
 @pytest.fixture
-def no_buildx(heroku, tmp_path) -> dict[str, str]:
+def no_buildx(tmp_path) -> dict[str, str]:
     """The environment of a Docker that has no buildx."""
     config = json.loads((STATE / "docker" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"cliPluginsExtraDirs": []}))
@@ -452,9 +457,9 @@ def test_deploy_gets_through_without_buildx_from_the_containerd_store(heroku, no
 
 def test_deploy_gets_through_without_docker(heroku, bento, tmp_path):
     for folder in around["PATH"].split(":"):
-        for command in Path(folder).glob("*"):
-            if command.name != "docker" and not (tmp_path / command.name).exists():
-                (tmp_path / command.name).symlink_to(command.absolute())
+        for program in Path(folder).glob("*"):
+            if program.name != "docker" and not (tmp_path / program.name).exists():
+                (tmp_path / program.name).symlink_to(program.absolute())
     result = heroku("sh deploy.sh no-docker --yes; sh deploy.sh no-docker", PATH=str(tmp_path))
     assert deploys(result)
     assert result.stdout.count('{"label": ') == 2
