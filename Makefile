@@ -31,12 +31,14 @@ format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock"
+
 lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" --group dev -c requirements.txt -o requirements-dev.txt
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --group serve -c requirements.txt -o requirements-serve.txt
+	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; photos, checkpoints and Bentos stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

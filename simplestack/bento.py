@@ -3,12 +3,10 @@
 import hashlib
 import shutil
 import tempfile
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import bentoml
-from packaging.requirements import Requirement
 
 from simplestack import heroku
 
@@ -31,14 +29,12 @@ SERVED = (
     "simplestack/web/docs.html",
     "simplestack/web/index.html",
 )
-PACKAGES = (  # what those files import
-    *("bentoml", "gunicorn", "numpy", "onnxruntime", "pillow", "prometheus-client", "starlette"),
-)
 
 
 def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
     """Save the model in BentoML's store and build the Bento around it: both, or neither."""
     classes = " and ".join(metadata["classes"])
+    requirements = PROJECT / "requirements-serve.txt"
     with bentoml.models.create(MODEL, labels=labels, metadata=metadata) as stored:
         shutil.copy(file, stored.path_of("model.onnx"))
     bento = None
@@ -54,7 +50,7 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
                 build_ctx=folder,
                 labels=labels,
                 description=f"Tells {classes} apart. {metadata['notice']}",
-                python={"packages": pinned_requirements(), "lock_packages": False},
+                python={"packages": requirements.read_text().splitlines(), "lock_packages": False},
             )
         # The model itself too, so that the saved path is all that serving or an image needs.
         bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
@@ -65,23 +61,6 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
         bentoml.models.delete(stored.tag)
         raise
     return bento
-
-
-def pinned_requirements() -> list[str]:
-    """Pin what is served, and all below it, at the versions that are installed and tested here."""
-    pins: dict[str, str] = {}
-    todo = [Requirement(name) for name in PACKAGES]
-    while todo:
-        requirement = todo.pop()
-        package = distribution(requirement.name)
-        pins[requirement.name.lower().replace("_", "-")] = package.version
-        for line in package.requires or []:
-            below = Requirement(line)
-            extras = requirement.extras or {""}
-            wanted = not below.marker or any(below.marker.evaluate({"extra": e}) for e in extras)
-            if wanted and below.name.lower().replace("_", "-") not in pins:
-                todo.append(below)
-    return [f"{name}=={version}" for name, version in sorted(pins.items())]
 
 
 def packed_before(labels: dict[str, str]) -> bentoml.Bento | None:
@@ -96,9 +75,9 @@ def packed_before(labels: dict[str, str]) -> bentoml.Bento | None:
 
 def code() -> str:
     """Give the SHA-256 of all that shapes a Bento besides the checkpoint."""
-    files = [PROJECT / name for name in (*SERVED, "saveToBento.py", "simplestack/export.py")]
-    pins = "\n".join(pinned_requirements()).encode()
-    return hashlib.sha256(fingerprint(*files).encode() + pins).hexdigest()
+    package = (f for f in (PROJECT / "simplestack").rglob("*") if f.suffix in {".py", ".html"})
+    scripts = ("service.py", "gunicorn.conf.py", "saveToBento.py", "requirements-serve.txt")
+    return fingerprint(*sorted(package), *(PROJECT / name for name in scripts))
 
 
 def fingerprint(*paths: Path) -> str:

@@ -17,6 +17,12 @@ from simplestack import StackError, images, model
 
 FORMAT = 2
 SUFFIX = ".ckpt"
+PREPROCESSING = {
+    "resize": images.RESIZE,
+    "crop": images.CROP,
+    "mean": list(model.MEAN),
+    "std": list(model.STD),
+}
 
 
 @dataclass
@@ -37,14 +43,7 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch, see train.py
     architecture: str = "resnet18"
-    preprocessing: dict[str, Any] = field(
-        default_factory=lambda: {
-            "resize": images.RESIZE,
-            "crop": images.CROP,
-            "mean": list(model.MEAN),
-            "std": list(model.STD),
-        }
-    )
+    preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
     format: int = FORMAT
 
     @property
@@ -152,6 +151,11 @@ def load(path: Path) -> Checkpoint:
         raise StackError(
             f"{path} is not a checkpoint of this train.py (format {FORMAT}): use one from"
             " saved_models/, or train again with `python train.py`"
+        )
+    if state["preprocessing"] != PREPROCESSING:
+        raise StackError(
+            f"{path} was trained on photos prepared otherwise ({state['preprocessing']}) than they"
+            f" are here ({PREPROCESSING}): train again with `python train.py`"
         )
     return Checkpoint(**state)
 

@@ -1,6 +1,6 @@
 """What the image is made of: BentoML's Dockerfile, patched to what Heroku asks for."""
 
-import shlex
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,25 +9,11 @@ from simplestack import StackError
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# BentoML's Dockerfile installs uv, keeps it, and compiles every module of every package. Where a
-# `uv` is there already it takes that one: this one fetches the real one for as long as it runs,
-# and leaves byte code of what serving imports.
-UV = (
-    "#!/bin/sh -e",
-    "pip install --quiet --no-cache-dir --target /tmp/uv uv",
-    'UV_COMPILE_BYTECODE=0 /tmp/uv/bin/uv --no-cache "$@"',
-    "rm -r /tmp/uv",
-    '[ "$1" = venv ] || python -c "import gunicorn.workers.gasgi, gunicorn.app.wsgiapp"',
-    '[ "$1" = venv ] || python -c "import bentoml, onnxruntime, _bentoml_impl.server.app"',
-)
 IMAGE: dict[str, Any] = {
     "base_image": f"python:{PYTHON}-slim",
     "distro": "",  # with a `distro` BentoML installs a compiler and git
-    "commands": [
-        f"printf '%s\\n' {shlex.join(UV)} > /usr/local/bin/uv && chmod +x /usr/local/bin/uv",
-        # Debian 13 closes it to other users, and Heroku runs the image as one.
-        "chmod 755 /home/bentoml",
-    ],
+    # Debian 13 closes it to other users, and Heroku runs the image as one.
+    "commands": ["chmod 755 /home/bentoml"],
 }
 """What BentoML makes the image of: the arguments of `bentoml.images.Image`."""
 
@@ -41,21 +27,46 @@ ENVS: list[Any] = [
     {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
 ]
 
-REASONS = {
-    "EXPOSE 3000": "Heroku ignores EXPOSE, and says in $PORT where it is to be.",
-    "EXPOSE 3001": "there is nothing: /metrics is served on $PORT too.",
-    'ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]': (
-        "it starts `bentoml serve`, which writes to the home of a user that Heroku doesn't use."
-    ),
-}
-"""The lines of the generated Dockerfile that are commented out, and why."""
+CHANGES = {
+    """\
+RUN { command -v uv …
+ENV PATH=/app/.venv/bin:${PATH}
+""": """\
+# Changed: no uv, and no virtual environment: the image's own Python is there for nothing else.
+""",
+    """\
+RUN if [ -d ./src ]; …
+    fi; uv --directory $INSTALL_ROOT pip install -r $BENTO_PATH/env/python/requirements.txt
+""": """\
+# Changed: plain pip, and byte code only of what serving imports, which keeps the image small.
+RUN pip install --no-cache-dir --no-compile -r ./env/python/requirements.txt && \\
+    python -c "import gunicorn.workers.gasgi, gunicorn.app.wsgiapp" && \\
+    python -c "import bentoml, onnxruntime, _bentoml_impl.server.app"
+""",
+    """\
+EXPOSE 3000
+""": """\
+# Changed: Heroku ignores EXPOSE, and says in $PORT where it is to be.
+# EXPOSE 3000
+""",
+    """\
+EXPOSE 3001
+""": """\
+# Changed: there is nothing: /metrics is served on $PORT too.
+# EXPOSE 3001
+""",
+    """\
+ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
+""": """\
+# Changed: it starts `bentoml serve`, which writes to the home of a user that Heroku doesn't use.
+# ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
 
-CMD = """\
-# Changed for Heroku: gunicorn on $PORT, once the settings are known to be good. `exec`, so that
-# SIGTERM reaches gunicorn, which finishes what it has begun, and not a shell that ignores it.
+# Added: gunicorn on $PORT, once the settings are known to be good. `exec`, so that SIGTERM reaches
+# gunicorn, which finishes what it has begun, and not a shell that ignores it.
 CMD cd src && python -m simplestack.settings && exec gunicorn --bind "0.0.0.0:${PORT:-5000}"
-"""
-
+""",
+}
+"""What is changed in BentoML's Dockerfile: lines before, and after. "…" stands for any text."""
 
 # So that Heroku builds the image itself from what is pushed to it by git.
 HEROKU_YML = """\
@@ -77,15 +88,15 @@ def prepare(saved_path: Path) -> None:
 def patch(dockerfile: str) -> str:
     """Make BentoML's generated Dockerfile one for Heroku.
 
-    Raises StackError where it doesn't have each of the lines that are to be changed exactly once.
+    Raises StackError if it doesn't have the lines of each change exactly once.
     """
-    lines = dockerfile.rstrip().splitlines()
-    for line, reason in REASONS.items():
-        if lines.count(line) != 1:
+    for before, after in CHANGES.items():
+        pattern = re.escape(before).replace("…", r"[\s\S]*?")
+        found = re.findall(f"^{pattern}", dockerfile, re.MULTILINE)
+        if len(found) != 1:
             raise StackError(
-                f"BentoML's Dockerfile has the line {line!r} {lines.count(line)} times, not once:"
+                f"BentoML's Dockerfile has the lines {before!r} {len(found)} times, not once:"
                 " install the BentoML in requirements.txt, or adapt simplestack/heroku.py to it"
             )
-        at = lines.index(line)
-        lines[at : at + 1] = [f"# Changed for Heroku: {reason}", f"# {line}"]
-    return "\n".join([*lines, "", CMD])
+        dockerfile = dockerfile.replace(found[0], after)
+    return dockerfile.strip() + "\n"

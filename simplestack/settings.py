@@ -4,7 +4,8 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import get_type_hints
 
 from simplestack import StackError, images
 
@@ -29,9 +30,9 @@ class Settings:
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read every setting from the variable with its name in capitals. Raises StackError."""
     numbers = {
-        field.name: _positive(field.name.upper(), environment[field.name.upper()])
-        for field in fields(Settings)
-        if field.type is int and environment.get(field.name.upper())
+        name: _positive(name.upper(), environment[name.upper()])
+        for name, kind in get_type_hints(Settings).items()
+        if kind is int and environment.get(name.upper())
     }
     if numbers.get("port", 0) > HIGHEST_PORT:
         raise StackError(f"PORT={numbers['port']} is above {HIGHEST_PORT}: correct or unset it")

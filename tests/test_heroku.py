@@ -26,15 +26,10 @@ def test_the_dockerfile_is_the_one_that_was_reviewed(bento):
     assert normalised((bento / "Dockerfile").read_text()) == normalised(REVIEWED.read_text())
 
 
-def test_nothing_is_changed_but_what_is_marked(bento):
-    changed = (bento / "Dockerfile").read_text().rpartition("# Changed for Heroku")[0]
-    changed = re.sub(r"# Changed for Heroku.*\n# ", "", changed)
-    assert changed.strip() == generated(bento).strip()
-
-
-@pytest.mark.parametrize("line", heroku.REASONS)
-def test_a_generated_file_without_an_expected_line_stops_packing(bento, line):
-    with pytest.raises(StackError, match=re.escape(line)):
+@pytest.mark.parametrize("before", heroku.CHANGES)
+def test_a_generated_file_without_the_expected_lines_stops_packing(bento, before):
+    line = before.splitlines()[-1]
+    with pytest.raises(StackError, match="times, not once"):
         heroku.patch(generated(bento).replace(line, "# " + line))
 
 
@@ -64,12 +59,6 @@ def test_nothing_is_packed_that_serving_does_not_need(bento):
         ".md",
         ".sh",
     }
-
-
-def test_every_package_of_the_image_is_pinned(bento):
-    lines = (bento / "env" / "python" / "requirements.txt").read_text().split()
-    assert all(re.fullmatch(r"[a-z0-9.-]+==[^=]+", line) for line in lines)
-    assert not [line for line in lines if line.startswith("torch")]
 
 
 @pytest.mark.parametrize(

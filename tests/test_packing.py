@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import PROJECT, error_line, python, run
+from conftest import PROJECT, copy_project, error_line, python, run
 from small import ODD_NAME, odd_names
 
 import saveToBento
@@ -80,9 +80,10 @@ def test_bento_names_nobody_and_no_place_on_this_machine(bento, trained, picture
 
 
 def test_requirements_are_pinned_and_without_torch(bento):
-    lines = (bento / "env/python/requirements.txt").read_text().split()
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    names = {line.partition("==")[0] for line in lines}
+    lines = (bento / "env/python/requirements.txt").read_text().splitlines()
+    pins = [line.partition(";")[0].strip() for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    names = {pin.partition("==")[0] for pin in pins}
     assert {"bentoml", "onnxruntime", "pillow", "numpy"} <= names
     assert not {name for name in names if name.startswith(("torch", "nvidia-cu", "onnxscript"))}
 
@@ -127,6 +128,22 @@ def test_newest_checkpoint_is_the_default(trained, tmp_path):
 def test_missing_checkpoint_is_one_clear_line(tmp_path):
     assert "run `python train.py`" in error_line(python("saveToBento.py", cwd=tmp_path))
     assert "python train.py" in error_line(python("saveToBento.py", tmp_path / "none.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["simplestack/model.py", "service.py", "requirements-serve.txt"])
+def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch, name):
+    project = copy_project(tmp_path)
+    monkeypatch.setattr(bento_module, "PROJECT", project)
+    before = bento_module.code()
+    (project / name).write_text((project / name).read_text() + "\n")
+    assert bento_module.code() != before
+
+
+def test_a_checkpoint_of_photos_prepared_otherwise_is_refused(trained, tmp_path):
+    state = checkpoint.load(trained)
+    state.preprocessing["mean"] = [0.5, 0.5, 0.5]
+    checkpoint.save(tmp_path / "other.ckpt", state)
+    assert "train again" in error_line(python("saveToBento.py", tmp_path / "other.ckpt"))
 
 
 @pytest.mark.parametrize("damage", ["foreign", "cut", "text", "empty"])
