@@ -136,7 +136,7 @@ draw() {
     here=$(cd "$(dirname "$0")" && pwd)
     python=$here/.venv/bin/python
     [ -x "$python" ] || python=python3
-    PYTHONPATH=$here "$python" -m simplestack.sample "$new" 2>/dev/null ||
+    PYTHONPATH=$here "$python" -m simplestack draw-sample "$new" 2>/dev/null ||
         fail "can't draw the pictures: that needs Python with Pillow (pip install -r requirements.txt) and room on the disk"
     put "$new"
 }

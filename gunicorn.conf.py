@@ -11,8 +11,8 @@ from typing import Any
 scratch = tempfile.mkdtemp(prefix="bentoml-")
 os.environ["BENTOML_HOME"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
 
-wsgi_app = "simplestack.container:app()"
-worker_class = "simplestack.container.Worker"
+wsgi_app = "simplestack.serving.app:app()"
+worker_class = "simplestack.serving.app.Worker"
 asgi_lifespan = "on"  # the model is loaded then: who can't load it must not serve
 preload_app = True  # workers share the memory of what is imported; a bad setting stops at once
 graceful_timeout = 9  # seconds: `docker stop` kills after 10, Heroku after 30
@@ -21,7 +21,7 @@ control_socket_disable = True  # it would be in the home directory
 
 def when_ready(arbiter: Any) -> None:
     """Prepare what all workers share, before the first of them is forked."""
-    from simplestack import container  # noqa: PLC0415  # after BentoML's folders are named
+    from simplestack.serving import app  # noqa: PLC0415  # after BentoML's folders are named
 
     gc.collect()
     gc.freeze()  # or the garbage collector would touch, and so copy, all that they share
@@ -29,7 +29,7 @@ def when_ready(arbiter: Any) -> None:
     def stop(number: int, frame: Any) -> None:
         try:
             for listener in arbiter.LISTENERS:
-                container.begin_no_more(listener.sock)
+                app.begin_no_more(listener.sock)
         except OSError as error:
             arbiter.log.warning("who connects just now may be reset: %s", error)
         arbiter.signal(number, frame)

@@ -24,12 +24,12 @@ try() { # run a step; whether what it needs can be reached. Any other failure en
     return 1
 }
 
-python -m simplestack.serving # is the port free?
+python -m simplestack check-port
 
 missing=
 if ! try sh get_data.sh; then
     missing="the photos"
-elif ! try python -m simplestack.model; then
+elif ! try python -m simplestack fetch-weights; then
     missing="the ImageNet weights"
 fi
 
@@ -57,4 +57,4 @@ step python saveToBento.py "$checkpoint"
 
 photo=$(find "$data/val" -type f \( -iname '*.jp*g' -o -iname '*.png' -o -iname '*.webp' \
     -o -iname '*.avif' -o -iname '*.bmp' -o -iname '*.tif*' \) | sort | head -n 1)
-step python -m simplestack.serving ant_or_bee_classifier:latest "$photo"
+step python -m simplestack serve ant_or_bee_classifier:latest "$photo"

@@ -22,9 +22,11 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import numpy as np
 
-from simplestack import StackError, bento, checkpoint, data, export, model, serving
-from simplestack.checkpoint import Checkpoint
-from simplestack.inference import OnnxModel
+from simplestack.packing import build, local_server, onnx_export
+from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
+from simplestack.training import checkpoint, data, model
+from simplestack.training.checkpoint import Checkpoint
 
 CALIBRATION_PHOTOS = 100
 MOST_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
@@ -38,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     data.check_recorded(data_dir, state.photos)
-    labels = {"checkpoint": bento.fingerprint(path), "code": bento.code()}
-    packed = bento.packed_before(labels)
+    labels = {"checkpoint": build.fingerprint(path), "code": build.code()}
+    packed = build.packed_before(labels)
     if packed:
         print(f"{path} is packed already.")
     else:
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             file, metadata = export_model(state, data_dir, Path(folder))
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
-            packed = bento.build(file, metadata, labels)
+            packed = build.build(file, metadata, labels)
     show(packed, state, data_dir)
 
 
@@ -56,7 +58,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Pack a checkpoint into a BentoML service.",
-        epilog=f"Next: bentoml serve {bento.NAME}:latest",
+        epilog=f"Next: bentoml serve {build.NAME}:latest",
     )
     parser.add_argument(
         "checkpoint",
@@ -80,20 +82,20 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
     classifier = model.Classifier(len(state.classes))
     classifier.load_state_dict(state.best)
     train, val = (data.Photos(data_dir, state.photos[s], state.classes) for s in data.SPLITS)
-    photos, truth = export.read_photos(val)
-    expected = export.torch_logits(classifier, photos)
+    photos, truth = onnx_export.read_photos(val)
+    expected = onnx_export.torch_logits(classifier, photos)
 
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
-    export.to_onnx(classifier, fp32)
-    exported = export.onnx_logits(OnnxModel(fp32), photos)
+    onnx_export.to_onnx(classifier, fp32)
+    exported = onnx_export.onnx_logits(OnnxModel(fp32), photos)
     difference = float(np.abs(exported - expected).max())
     if difference > MOST_LOGIT_DIFFERENCE:
         raise StackError(
             f"the exported model differs from PyTorch's by {difference:.2g} in a logit, more than"
             f" {MOST_LOGIT_DIFFERENCE:g}: not packed. Install the versions in requirements.txt"
         )
-    export.quantize(fp32, int8, export.read_photos(train, CALIBRATION_PHOTOS)[0])
-    quantized = export.onnx_logits(OnnxModel(int8), photos)
+    onnx_export.quantize(fp32, int8, onnx_export.read_photos(train, CALIBRATION_PHOTOS)[0])
+    quantized = onnx_export.onnx_logits(OnnxModel(int8), photos)
 
     changed = int((quantized.argmax(1) != exported.argmax(1)).sum())
     use_int8 = changed <= MOST_CHANGED_ANSWERS
@@ -120,8 +122,8 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     known: dict[str, Any] = dict(bentoml.models.get(packed.info.all_models[0].tag).info.metadata)
     photo = data_dir / state.photos["val"][0]
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
-    with serving.serve(saved_path) as url:
-        answer = serving.predict(url, photo)
+    with local_server.serve(saved_path) as url:
+        answer = local_server.predict(url, photo)
     name = os.fsencode(photo).decode(errors="backslashreplace")  # it may be in any encoding
     print(
         f"\nvalidation accuracy: {known['accuracy_checkpoint']:.4f} before packing,"
@@ -129,14 +131,14 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
         f" {known['same_answers']} of {known['validation_photos']} photos"
         f"\n{name} → {answer}"
         f"\ntag: {packed.tag}\nsaved path: {saved_path}"
-        f"\n\nNext: bentoml serve {bento.NAME}:latest"
+        f"\n\nNext: bentoml serve {build.NAME}:latest"
         f'\nthen: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*"'
         f" --data-binary {shlex.quote(f'@{name}')}"
     )
 
 
 if __name__ == "__main__":
-    serving.stop_as_ctrl_c_does()
+    local_server.stop_as_ctrl_c_does()
     try:
         main()
     except StackError as error:

@@ -22,13 +22,15 @@ from bentoml.validators import ContentType
 from PIL.Image import Image
 from starlette.middleware.cors import CORSMiddleware
 
-from simplestack import StackError, heroku, images, settings
-from simplestack.gate import Gate, error_response, from_gate
-from simplestack.inference import OnnxModel, softmax
-from simplestack.page import site
-from simplestack.telemetry import Telemetry, timed
+from simplestack.serving import images, settings
+from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel, softmax
+from simplestack.serving.predict import Gate, error_response, from_gate
+from simplestack.serving.site import site
+from simplestack.serving.telemetry import Telemetry, timed
 
 PORT = 5000
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
 JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to find it out
 
@@ -36,8 +38,21 @@ JSON = ContentType("application/json")  # or BentoML builds a schema for each an
 @bentoml.service(
     name="ant_or_bee_classifier",
     http={"port": PORT},
-    image=bentoml.images.Image(**heroku.IMAGE),
-    envs=heroku.ENVS,
+    image=bentoml.images.Image(
+        base_image=f"python:{PYTHON}-slim",
+        distro="",  # with one, BentoML installs a compiler and git
+        # Debian 13 closes it to other users, and Heroku runs the image as one.
+        commands=["chmod 755 /home/bentoml"],
+    ),
+    envs=[
+        # glibc otherwise keeps what loading the model needed for a moment: 90 MB a worker. With
+        # less than this it would give back, and ask for again, what every picture needs.
+        {"name": "MALLOC_TRIM_THRESHOLD_", "value": "16777216"},
+        {"name": "MALLOC_MMAP_THRESHOLD_", "value": "4194304"},
+        {"name": "MALLOC_ARENA_MAX", "value": "2"},
+        # ONNX Runtime otherwise reports its starts to its makers.
+        {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
+    ],
     # Of BentoML's own none knows of decoding and inference, and its numbers grow with every path
     # that somebody makes up. Telemetry does all of it.
     metrics={"enabled": False},

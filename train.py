@@ -28,10 +28,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from simplestack import StackError, checkpoint, data, engine, metrics, model, report
-from simplestack.checkpoint import Checkpoint
-from simplestack.engine import Engine
-from simplestack.recipe import RECIPES, Recipe
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint, data, engine, metrics, model, report
+from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.engine import Engine
+from simplestack.training.recipe import RECIPES, Recipe
 
 SAVED_MODELS = Path("saved_models")
 GB = 1e9  # bytes

@@ -22,9 +22,9 @@ import machine
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT))  # the scripts are no package
 
-from simplestack import checkpoint, data, engine, metrics  # noqa: E402
-from simplestack.checkpoint import Checkpoint  # noqa: E402
-from simplestack.recipe import RECIPES  # noqa: E402
+from simplestack.training import checkpoint, data, engine, metrics  # noqa: E402
+from simplestack.training.checkpoint import Checkpoint  # noqa: E402
+from simplestack.training.recipe import RECIPES  # noqa: E402
 
 
 def train(data_dir: Path, recipe: str, seed: int) -> Checkpoint:

@@ -37,8 +37,10 @@ from PIL import Image, ImageOps
 BENCH = Path(__file__).parent
 sys.path.insert(0, str(BENCH.parent))  # the scripts are no package
 
-from simplestack import bento, checkpoint, images, model, serving  # noqa: E402
-from simplestack.inference import cores  # noqa: E402
+from simplestack.packing import build, local_server  # noqa: E402
+from simplestack.serving import images  # noqa: E402
+from simplestack.serving.inference import cores  # noqa: E402
+from simplestack.training import checkpoint, model  # noqa: E402
 
 OTHERS = BENCH / "others"
 READY_WITHIN = 60  # seconds
@@ -55,7 +57,7 @@ import torch
 from fastapi import FastAPI, Request
 from PIL import Image
 from torchvision.transforms import v2
-from simplestack import checkpoint, model
+from simplestack.training import checkpoint, model
 
 torch.set_num_threads({threads})
 state = checkpoint.load(Path({checkpoint!r}))
@@ -79,7 +81,7 @@ import torch
 from fastapi import Request
 from PIL import Image
 from torchvision.transforms import v2
-from simplestack import checkpoint, model
+from simplestack.training import checkpoint, model
 
 class Api(litserve.LitAPI):
     def setup(self, device):
@@ -177,7 +179,7 @@ def _contender(
 
 
 def _url() -> str:
-    return f"http://{serving.HOST}:{serving.free_port()}"
+    return f"http://{local_server.HOST}:{local_server.free_port()}"
 
 
 @contextmanager
@@ -223,8 +225,8 @@ def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[Non
 
 def _answers(contender: Contender) -> bool:
     try:
-        serving.here.open(contender.url + contender.ready, timeout=5).close()
-    except serving.urllib.error.HTTPError:
+        local_server.here.open(contender.url + contender.ready, timeout=5).close()
+    except local_server.urllib.error.HTTPError:
         return True
     except OSError:
         return False
@@ -339,8 +341,8 @@ def _ask(url: str, body: bytes) -> tuple[Probabilities, float]:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        request = serving.urllib.request.Request(f"{url}/predict", body)
-        answer = json.load(serving.here.open(request, timeout=60))
+        request = local_server.urllib.request.Request(f"{url}/predict", body)
+        answer = json.load(local_server.here.open(request, timeout=60))
         seconds.append(time.perf_counter() - started)
     return list(answer["probabilities"].values()), min(seconds)
 
@@ -356,7 +358,7 @@ def main() -> None:
     args = parser.parse_args()
     if not shutil.which("wrk") or not OTHERS.exists():
         sys.exit("error: wrk or bench/others is missing: see the top of bench/serve.py")
-    saved_path = Path(bentoml.get(f"{bento.NAME}:latest").path)
+    saved_path = Path(bentoml.get(f"{build.NAME}:latest").path)
     state = checkpoint.load(args.checkpoint)
     paths = [args.data_dir / name for name in state.photos["val"]]
     print(machine.describe())

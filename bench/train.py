@@ -28,7 +28,7 @@ PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT))  # the scripts are no package
 
 import train as ours  # noqa: E402
-from simplestack import engine, model  # noqa: E402
+from simplestack.training import engine, model  # noqa: E402
 
 TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
 NORMALISE = v2.Normalize(list(model.MEAN), list(model.STD))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from simplestack import sample, serving
+from simplestack.packing import local_server
+from simplestack.training import sample
 
 PROJECT = Path(__file__).parent.parent
 # Ignored where the tests run in the background, and whatever they start would inherit that.
@@ -99,7 +100,7 @@ def bento(packing) -> Path:
 @pytest.fixture(scope="session")
 def url(bento) -> Iterator[str]:
     """The address of the served Bento."""
-    with serving.serve(str(bento)) as address:
+    with local_server.serve(str(bento)) as address:
         yield address
 
 
@@ -116,7 +117,7 @@ def gunicorn(
 
     `under` names a program to start it with. Its log is the file `log`.
     """
-    port = str(serving.free_port())
+    port = str(local_server.free_port())
     with tempfile.NamedTemporaryFile() as log:
         server = subprocess.Popen(
             [*under, "/bin/sh", "-c", command(bento)],
@@ -139,7 +140,7 @@ def gunicorn(
 
 
 def wait_until_ready(url: str, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + serving.READY_WITHIN
+    deadline = time.monotonic() + local_server.READY_WITHIN
     while True:
         try:
             urllib.request.urlopen(f"{url}/readyz", timeout=5).close()

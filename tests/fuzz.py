@@ -27,7 +27,8 @@ from conftest import gunicorn
 from PIL import Image
 from tqdm import tqdm
 
-from simplestack import bento, sample
+from simplestack.packing import build
+from simplestack.training import sample
 
 CLIENTS = 8
 ANSWERS = {200, 400, 413, 415}
@@ -189,7 +190,7 @@ def main() -> None:
     if not shutil.which("strace"):
         sys.exit("error: strace is missing: apt install strace")
     try:
-        saved_path = Path(bentoml.get(f"{bento.NAME}:latest").path)
+        saved_path = Path(bentoml.get(f"{build.NAME}:latest").path)
     except bentoml.exceptions.NotFound:
         sys.exit("error: nothing is packed yet: make run")
     outcome = fuzz(saved_path, args.requests, args.seed)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import train
-from simplestack import checkpoint, model
-from simplestack.checkpoint import Checkpoint
+from simplestack.training import checkpoint, model
+from simplestack.training.checkpoint import Checkpoint
 
 PROJECT = Path(train.__file__).parent
 COLOURS = {"ants": (90, 40, 20), "bees": (230, 180, 30), "wasps": (240, 230, 90)}

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from simplestack import StackError, data, images
-from simplestack.recipe import RECIPES
+from simplestack.serving import images
+from simplestack.serving.errors import StackError
+from simplestack.training import data
+from simplestack.training.recipe import RECIPES
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 import torch
 from small import run, split_folder, start, weights
 
-from simplestack import checkpoint, serving
-from simplestack.checkpoint import Checkpoint
+from simplestack.packing import local_server
+from simplestack.training import checkpoint
+from simplestack.training.checkpoint import Checkpoint
 
 SCRIPT = "train.py"
 TORCHRUN = ("-m", "torch.distributed.run")
@@ -51,7 +52,7 @@ def test_two_machines_end_with_nearly_the_weights_of_one(
     photos, path = split_folder(tmp_path / "photos"), tmp_path / "two.ckpt"
     arguments = ("--data-dir", photos, "--epochs", 1, "--batch-size", 4)
     one = run(tmp_path / "one.ckpt", *arguments)
-    meet = ("--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={serving.free_port()}")
+    meet = ("--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={local_server.free_port()}")
     machines = [
         start(*arguments, "--output", path, program=(*TORCHRUN, *meet, f"--node_rank={i}", SCRIPT))
         for i in range(2)
@@ -71,7 +72,7 @@ def test_weights_do_change_on_the_way(both: tuple[Checkpoint, Checkpoint, str]) 
 
 
 def test_each_process_takes_its_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simplestack import engine  # noqa: PLC0415
+    from simplestack.training import engine  # noqa: PLC0415
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert engine.Engine(torch.device("cpu"), 0, 4).memory(2e9) == 5e8

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from small import ODD_NAME, odd_names, pictures, run, split_folder, weights
 
-from simplestack import StackError, checkpoint, data, engine
-from simplestack.recipe import RECIPES
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint, data, engine
+from simplestack.training.recipe import RECIPES
 
 CPU = torch.device("cpu")
 AUGMENT = RECIPES["lp-ft"].augmentation()

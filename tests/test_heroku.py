@@ -8,8 +8,9 @@ import pytest
 import yaml
 from conftest import PROJECT, command, gunicorn, run
 
-from simplestack import StackError, heroku
-from simplestack.inference import cores
+from simplestack.packing import dockerfile
+from simplestack.serving.errors import StackError
+from simplestack.serving.inference import cores
 
 REVIEWED = PROJECT / "Dockerfile.heroku"
 
@@ -26,11 +27,11 @@ def test_the_dockerfile_is_the_one_that_was_reviewed(bento):
     assert normalised((bento / "Dockerfile").read_text()) == normalised(REVIEWED.read_text())
 
 
-@pytest.mark.parametrize("before", heroku.CHANGES)
+@pytest.mark.parametrize("before", dockerfile.CHANGES)
 def test_a_generated_file_without_the_expected_lines_stops_packing(bento, before):
     line = before.splitlines()[-1]
     with pytest.raises(StackError, match="times, not once"):
-        heroku.patch(generated(bento).replace(line, "# " + line))
+        dockerfile.patch(generated(bento).replace(line, "# " + line))
 
 
 def test_heroku_yml_names_the_dockerfile(bento):

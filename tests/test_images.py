@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from simplestack import images
+from simplestack.serving import images
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,8 @@ def test_large_picture_of_every_mode_is_read_as_at_full_size(scene, mode):
 def test_large_picture_takes_the_memory_of_one():
     data = encode(Image.new("RGBA", (7000, 7000)), "PNG", compress_level=1)
     ask = (
-        "import resource, sys; from simplestack import images; data = sys.stdin.buffer.read();"
+        "import resource, sys; from simplestack.serving import images;"
+        "data = sys.stdin.buffer.read();"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; images.read(data);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simplestack import model
+from simplestack.training import model
 
 
 @pytest.fixture(scope="module")

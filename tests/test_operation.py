@@ -12,7 +12,7 @@ from conftest import gunicorn, run
 from prometheus_client.parser import text_string_to_metric_families
 from test_serving import post
 
-from simplestack import serving
+from simplestack.packing import local_server
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def test_made_up_paths_and_probes_add_no_numbers(server):
 
 def test_no_page_may_ask_from_elsewhere_unless_it_is_named(bento, photo):
     asking = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
-    with serving.serve(str(bento), CORS_ORIGINS="https://mine.example, https://b.example") as url:
+    with local_server.serve(
+        str(bento), CORS_ORIGINS="https://mine.example, https://b.example"
+    ) as url:
         allowed = httpx.options(f"{url}/predict", headers=asking)
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == "https://mine.example"
@@ -112,7 +114,7 @@ def test_no_page_may_ask_from_elsewhere_unless_it_is_named(bento, photo):
         asking["Origin"] = "https://other.example"
         other = httpx.options(f"{url}/predict", headers=asking)
         assert "access-control-allow-origin" not in other.headers
-    with serving.serve(str(bento)) as url:
+    with local_server.serve(str(bento)) as url:
         refused = httpx.options(f"{url}/predict", headers=asking)
         assert refused.status_code == 405
 

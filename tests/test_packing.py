@@ -14,9 +14,12 @@ from conftest import PROJECT, copy_project, error_line, python, run
 from small import ODD_NAME, odd_names
 
 import saveToBento
-from simplestack import StackError, checkpoint, export, images, model
-from simplestack import bento as bento_module
-from simplestack.inference import OnnxModel, softmax
+from simplestack.packing import build as bento_module
+from simplestack.packing import onnx_export
+from simplestack.serving import images
+from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel, softmax
+from simplestack.training import checkpoint, model
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +58,7 @@ def test_packed_model_answers_as_pytorch_does(bento, trained, pictures):
     network.load_state_dict(state.best)
     photos = np.stack([images.read(p.read_bytes()) for p in sorted(pictures.glob("val/*/*.jpg"))])
     packed = OnnxModel(next(bento.glob("models/*/*/model.onnx")))
-    expected = softmax(export.torch_logits(network, photos))
+    expected = softmax(onnx_export.torch_logits(network, photos))
     assert np.abs(softmax(packed(photos)[0]) - expected).max() < 0.05
 
 
@@ -130,7 +133,9 @@ def test_missing_checkpoint_is_one_clear_line(tmp_path):
     assert "python train.py" in error_line(python("saveToBento.py", tmp_path / "none.ckpt"))
 
 
-@pytest.mark.parametrize("name", ["simplestack/model.py", "service.py", "requirements-serve.txt"])
+@pytest.mark.parametrize(
+    "name", ["simplestack/training/model.py", "service.py", "requirements-serve.txt"]
+)
 def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch, name):
     project = copy_project(tmp_path)
     monkeypatch.setattr(bento_module, "PROJECT", project)
@@ -193,7 +198,7 @@ def test_build_that_fails_at_the_end_leaves_no_bento_behind(bento, monkeypatch):
 
     model_file = next(bento.glob("models/*/*/model.onnx"))
     before = [str(b.tag) for b in bentoml.list()]
-    monkeypatch.setattr(bento_module.heroku, "prepare", fail)
+    monkeypatch.setattr(bento_module.dockerfile, "prepare", fail)
     with pytest.raises(StackError, match="other lines"):
         bento_module.build(model_file, {"classes": ["a", "b"], "notice": ""}, {})
     assert [str(b.tag) for b in bentoml.list()] == before

@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import OFFLINE, PROJECT, copy_project, run
 
-from simplestack import checkpoint, data, export, model, serving
+from simplestack.packing import local_server, onnx_export
+from simplestack.training import checkpoint, data, model
 
 SHARED = PROJECT.parent / "shared"
 ARCHIVE = os.environ.get("DATA_URL") or str(SHARED / "hymenoptera_data.zip")
@@ -72,9 +73,9 @@ def test_served_answers_agree_with_pytorch(walked):
     network.load_state_dict(state.best)
     val = data.Photos(folder / "data", state.photos["val"], state.classes)
     assert len(val) == 153
-    expected = export.torch_logits(network, export.read_photos(val)[0]).argmax(1)
+    expected = onnx_export.torch_logits(network, onnx_export.read_photos(val)[0]).argmax(1)
     with (
-        serving.serve(re.search(r"saved path: (.+)", output)[1]) as url,
+        local_server.serve(re.search(r"saved path: (.+)", output)[1]) as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         answers = [
@@ -91,7 +92,7 @@ def test_make_run_does_everything_on_drawn_pictures_where_nothing_can_be_reached
         **{k: v for k, v in os.environ.items() if k not in {"DATA_URL", "TORCH_HOME"}},
         **OFFLINE,
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PORT": str(serving.free_port()),
+        "PORT": str(local_server.free_port()),
         "TORCH_HOME": str(copy / "no-weights"),
     }
     process = subprocess.Popen(

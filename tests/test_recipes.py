@@ -6,9 +6,9 @@ import torch
 from small import run, same, split_folder, weights
 
 import train
-from simplestack import engine, model
-from simplestack.checkpoint import Checkpoint
-from simplestack.recipe import RECIPES
+from simplestack.training import engine, model
+from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.recipe import RECIPES
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import pytest
 import test_load
 from conftest import PROJECT, command, error_line, run
 
-from simplestack import serving
+from simplestack.packing import local_server
 
 STATE = PROJECT / ".rehearse"
 IMAGE = "resnet_heroku"
@@ -96,7 +96,7 @@ def photo(pictures) -> Path:
 @contextmanager
 def running(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Run the image under Heroku's rules; give the container's id and its URL, once it's ready."""
-    port = serving.free_port()
+    port = local_server.free_port()
     network = ("--network", "host", "-e", f"PORT={port}")
     container = docker("run", "--detach", *HEROKUS_RULES, *network, *options, image, *command)
     container = container.splitlines()[-1]
@@ -190,7 +190,7 @@ def test_it_answers_under_herokus_rules_and_is_ready_within_10_s_on_one_core(ima
     began = time.monotonic()
     with running(image, "--cpus", "1") as (container, url):
         assert time.monotonic() - began <= 10
-        assert serving.predict(url, photo).startswith('{"label": ')
+        assert local_server.predict(url, photo).startswith('{"label": ')
         assert docker("exec", container, "id", "-u") == "12345"
 
 
@@ -223,7 +223,7 @@ def test_64_connections_for_a_minute_get_answers_or_honest_refusals(image, photo
 
 @pytest.mark.parametrize(("quota", "expected"), [("0.5", "1"), ("1", "1")])
 def test_threads_fit_the_quota_of_the_container(image, quota, expected):
-    ask = "cd src && python -c 'from simplestack.inference import cores; print(cores())'"
+    ask = "cd src && python -c 'from simplestack.serving.inference import cores; print(cores())'"
     answer = docker("run", "--rm", "--cpus", quota, image, "sh", "-c", ask)
     assert answer == expected
 
@@ -269,7 +269,7 @@ def test_a_bad_setting_stops_the_container_at_once_with_one_line(image, setting)
 
 @pytest.mark.parametrize("options", [("-e", "PORT=5000"), ()], ids=["PORT=5000", "no PORT"])
 def test_docker_run_serves_on_5000_as_the_tutorial_has_it(image, options):
-    port = serving.free_port()
+    port = local_server.free_port()
     container = docker("run", "-d", "-p", f"{port}:5000", *options, image).splitlines()[-1]
     try:
         wait_until_ready(container, f"http://127.0.0.1:{port}")
@@ -279,7 +279,7 @@ def test_docker_run_serves_on_5000_as_the_tutorial_has_it(image, options):
 
 @pytest.mark.usefixtures("image")
 def test_compose_serves_it():
-    port = serving.free_port()
+    port = local_server.free_port()
     compose = ("docker", "compose", "--project-name", "rehearsal", "--file", "compose.yaml")
     options = {**around, "PORT": str(port)}
     try:
@@ -316,7 +316,7 @@ UNPRIVILEGED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
     ],
 )
 def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, stop):
-    published = serving.free_port()
+    published = local_server.free_port()
     container = docker(
         *("run", "--detach", "--publish", f"127.0.0.1:{published}:{port}"),
         *("--memory", "512m", "--memory-swap", "512m", *options, image),
@@ -324,7 +324,7 @@ def test_the_image_keeps_the_rules_of_each_host(image, photo, options, port, sto
     try:
         url = f"http://127.0.0.1:{published}"
         wait_until_ready(container, url)
-        assert serving.predict(url, photo).startswith('{"label": ')
+        assert local_server.predict(url, photo).startswith('{"label": ')
         began, (signal, seconds) = time.monotonic(), stop
         docker("kill", "--signal", signal, container)
         assert docker("wait", container) == "0"

@@ -11,7 +11,8 @@ from small import ODD_NAME, odd_names, run, split_folder, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from simplestack import StackError, checkpoint, metrics, report
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint, metrics, report
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from small import PROJECT, run, same, split_folder, start, weights
 
-from simplestack import StackError, checkpoint, engine
-from simplestack.checkpoint import Checkpoint
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint, engine
+from simplestack.training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> 
     code = """
 import sys, torch
 from pathlib import Path
-from simplestack import checkpoint
+from simplestack.training import checkpoint
 weights = {"weights": torch.zeros(1_000_000)}
 checkpoint.save(Path(sys.argv[1]), checkpoint.Checkpoint(["a", "b"], {}, {}, "", {}, weights))
 """

@@ -14,7 +14,9 @@ import pytest
 from conftest import gunicorn, run
 from PIL import Image
 
-from simplestack import StackError, serving, settings
+from simplestack.packing import local_server
+from simplestack.serving import settings
+from simplestack.serving.errors import StackError
 
 SERVERS = ["bentoml", "gunicorn"]
 
@@ -23,7 +25,7 @@ SERVERS = ["bentoml", "gunicorn"]
 def served(server: str, bento: Path, **environment: str) -> Iterator[str]:
     """Serve a Bento with `bentoml serve`, or as in the container; give its address."""
     if server == "bentoml":
-        with serving.serve(str(bento), **environment) as address:
+        with local_server.serve(str(bento), **environment) as address:
             yield address
     else:
         with gunicorn(bento, **environment) as (address, _):
@@ -247,12 +249,12 @@ def test_bad_setting_is_one_clear_line(name, value):
 
 def test_bad_setting_stops_the_server(bento):
     with pytest.raises(StackError, match="MAX_BYTES='much' is not a whole number"):
-        serving.serve(str(bento), MAX_BYTES="much").__enter__()
+        local_server.serve(str(bento), MAX_BYTES="much").__enter__()
 
 
 def test_bento_is_served_by_its_tag(bento, photo):
-    with serving.serve(f"ant_or_bee_classifier:{bento.name}") as url:
-        check_answer(json.loads(serving.predict(url, photo)))
+    with local_server.serve(f"ant_or_bee_classifier:{bento.name}") as url:
+        check_answer(json.loads(local_server.predict(url, photo)))
 
 
 def test_default_port_is_the_tutorials(bento):
@@ -261,4 +263,4 @@ def test_default_port_is_the_tutorials(bento):
 
 def test_taken_port_is_one_clear_line(url):
     with pytest.raises(StackError, match="is taken by another program"):
-        serving.check_port(int(url.rpartition(":")[2]))
+        local_server.check_port(int(url.rpartition(":")[2]))

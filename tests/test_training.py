@@ -11,7 +11,8 @@ import torch
 from conftest import OFFLINE, PROJECT, error_line, python
 
 import train as train_py
-from simplestack import StackError, checkpoint, model
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint, model
 
 
 def train(*arguments: object, **environment: str):

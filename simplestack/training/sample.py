@@ -1,13 +1,10 @@
 """Draw a small labelled set of ant and bee pictures, for machines without the photos.
 
-    python -m simplestack.sample FOLDER
-
 They are as easy to tell apart as a drawing makes them: good for trying the stack, and for tests.
 """
 
 import math
 import random
-import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
@@ -91,8 +88,4 @@ def write(folder: Path, counts: dict[str, int] = COUNTS, seed: int = 0) -> None:
             place.mkdir(parents=True)
             for number in range(count):
                 picture(label, rng).save(place / f"{number:02}.jpg", quality=85)
-    (folder / NOTE).write_text("Pictures drawn by simplestack/sample.py, not photos.\n")
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    (folder / NOTE).write_text("Pictures drawn by the Simple Stack, not photos.\n")

@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simplestack import StackError, images
-from simplestack.settings import Settings
+from simplestack.serving import images
+from simplestack.serving.errors import StackError
+from simplestack.serving.settings import Settings
 
 PATH = "/predict"
 EXPLAIN = {"0": False, "1": True}

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from simplestack.images import Photo
+from simplestack.serving.images import Photo
 
 Floats = NDArray[np.float32]
 

@@ -8,27 +8,13 @@ from typing import Any
 
 import bentoml
 
-from simplestack import heroku
+from simplestack.packing import dockerfile
 
 NAME = "ant_or_bee_classifier"
 MODEL = "ant_or_bee_resnet18"
-PROJECT = Path(__file__).parent.parent
-SERVED = (
-    "service.py",
-    "gunicorn.conf.py",
-    "simplestack/__init__.py",
-    "simplestack/container.py",
-    "simplestack/gate.py",
-    "simplestack/heroku.py",
-    "simplestack/images.py",
-    "simplestack/inference.py",
-    "simplestack/openapi.py",
-    "simplestack/page.py",
-    "simplestack/settings.py",
-    "simplestack/telemetry.py",
-    "simplestack/web/docs.html",
-    "simplestack/web/index.html",
-)
+PROJECT = Path(__file__).parent.parent.parent
+SERVED = ("service.py", "gunicorn.conf.py", "simplestack/__init__.py", "simplestack/serving")
+IGNORED = shutil.ignore_patterns("__pycache__")
 
 
 def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
@@ -41,10 +27,12 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
     try:
         # From a folder of its own, so that nothing gets in but what is named here.
         with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "simplestack").mkdir()
             for name in SERVED:
-                target = Path(folder, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(PROJECT / name, target)
+                if (PROJECT / name).is_dir():
+                    shutil.copytree(PROJECT / name, Path(folder, name), ignore=IGNORED)
+                else:
+                    shutil.copyfile(PROJECT / name, Path(folder, name))
             bento = bentoml.build(
                 "service:AntOrBeeClassifier",
                 build_ctx=folder,
@@ -54,7 +42,7 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
             )
         # The model itself too, so that the saved path is all that serving or an image needs.
         bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
-        heroku.prepare(Path(bento.path))
+        dockerfile.prepare(Path(bento.path))
     except BaseException:
         if bento:
             bentoml.delete(bento.tag)

@@ -1,6 +1,5 @@
 """The network: torchvision's ResNet-18 with a new head, from uint8 photos to logits."""
 
-import sys
 from typing import cast
 from urllib.error import URLError
 
@@ -8,11 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
-from simplestack import StackError
+from simplestack.serving.errors import StackError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
 STD = (0.229, 0.224, 0.225)
-UNREACHABLE = 69  # exit code, as sysexits.h has it for what is unavailable
 PROBE_STEPS = 200  # of L-BFGS, at most
 PROBE_L2 = 1e-2  # times the squared norm of the head's weights
 
@@ -111,11 +109,3 @@ def pretrained(classes: int) -> Classifier:
             f" ({type(error).__name__}): delete the file there and start again"
         ) from error
     return model
-
-
-if __name__ == "__main__":  # python -m simplestack.model: fetch the weights, so that they are there
-    try:
-        pretrained(2)
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(UNREACHABLE if isinstance(error, UnreachableError) else 1)

@@ -13,7 +13,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from simplestack import StackError, images, model
+from simplestack.serving import images
+from simplestack.serving.errors import StackError
+from simplestack.training import model
 
 FORMAT = 2
 SUFFIX = ".ckpt"

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simplestack import StackError, metrics, model
-from simplestack.checkpoint import Checkpoint
-from simplestack.data import Photos
-from simplestack.engine import Engine
-from simplestack.recipe import RECIPES
+from simplestack.serving.errors import StackError
+from simplestack.training import metrics, model
+from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.data import Photos
+from simplestack.training.engine import Engine
+from simplestack.training.recipe import RECIPES
 
 WORST = 12  # photos shown
 WIDTH, HEIGHT = 460, 220  # of a chart, in SVG units

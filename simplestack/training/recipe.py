@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torchvision.transforms import v2
 
-from simplestack.model import Classifier
+from simplestack.training.model import Classifier
 
 MOMENTUM = 0.9
 LR_STEP, LR_FACTOR = 7, 0.1  # of the tutorial: epochs between two steps of lr, and their factor

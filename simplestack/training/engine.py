@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from simplestack import StackError, model
-from simplestack.data import Photos, View
+from simplestack.serving.errors import StackError
+from simplestack.training import model
+from simplestack.training.data import Photos, View
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 BATCH = 32  # photos at once where nothing is learnt; has no influence on the result

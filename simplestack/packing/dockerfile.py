@@ -1,31 +1,9 @@
 """What the image is made of: BentoML's Dockerfile, patched to what Heroku asks for."""
 
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
-from simplestack import StackError
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-IMAGE: dict[str, Any] = {
-    "base_image": f"python:{PYTHON}-slim",
-    "distro": "",  # with a `distro` BentoML installs a compiler and git
-    # Debian 13 closes it to other users, and Heroku runs the image as one.
-    "commands": ["chmod 755 /home/bentoml"],
-}
-"""What BentoML makes the image of: the arguments of `bentoml.images.Image`."""
-
-ENVS: list[Any] = [
-    # glibc otherwise keeps what loading the model needed for a moment: 90 MB a worker. With less
-    # than this it would give back, and ask for again, what every picture needs.
-    {"name": "MALLOC_TRIM_THRESHOLD_", "value": "16777216"},
-    {"name": "MALLOC_MMAP_THRESHOLD_", "value": "4194304"},
-    {"name": "MALLOC_ARENA_MAX", "value": "2"},
-    # ONNX Runtime otherwise reports its starts to its makers.
-    {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
-]
+from simplestack.serving.errors import StackError
 
 CHANGES = {
     """\
@@ -63,7 +41,7 @@ ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
 
 # Added: gunicorn on $PORT, once the settings are known to be good. `exec`, so that SIGTERM reaches
 # gunicorn, which finishes what it has begun, and not a shell that ignores it.
-CMD cd src && python -m simplestack.settings && exec gunicorn --bind "0.0.0.0:${PORT:-5000}"
+CMD cd src && python -m simplestack.serving.settings && exec gunicorn --bind "0.0.0.0:${PORT:-5000}"
 """,
 }
 """What is changed in BentoML's Dockerfile: lines before, and after. "…" stands for any text."""
@@ -96,7 +74,7 @@ def patch(dockerfile: str) -> str:
         if len(found) != 1:
             raise StackError(
                 f"BentoML's Dockerfile has the lines {before!r} {len(found)} times, not once:"
-                " install the BentoML in requirements.txt, or adapt simplestack/heroku.py to it"
+                " install the BentoML in requirements.txt, or adapt packing/dockerfile.py to it"
             )
         dockerfile = dockerfile.replace(found[0], after)
     return dockerfile.strip() + "\n"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_type_hints
 
-from simplestack import StackError, images
+from simplestack.serving import images
+from simplestack.serving.errors import StackError
 
 HIGHEST_PORT = 65535
 ORIGIN = re.compile(r"\*|https?://[^/\s,]+")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from simplestack import openapi, telemetry
+from simplestack.serving import openapi, telemetry
 
 WEB = Path(__file__).parent / "web"
 HEADERS = {

@@ -1,10 +1,4 @@
-"""Start a packed Bento as people do, with `bentoml serve`, wait for it, and stop it again.
-
-    python -m simplestack.serving ant_or_bee_classifier:latest image.jpg
-
-serves on port 5000 (PORT sets another), prints the prediction for the image, and stays up. Without
-arguments it only tells whether that port is free.
-"""
+"""Start a packed Bento as people do, with `bentoml serve`, wait for it, and stop it again."""
 
 import os
 import signal
@@ -19,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simplestack import StackError, settings
+from simplestack.serving import settings
+from simplestack.serving.errors import StackError
 
 HOST = "127.0.0.1"
 here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to HOST
@@ -107,25 +102,19 @@ def stop_as_ctrl_c_does() -> None:
         signal.signal(stop, signal.default_int_handler)
 
 
-def main() -> None:
-    """Serve until Ctrl-C."""
-    port = settings.from_environment().port
-    check_port(port)
-    if not sys.argv[1:]:
-        return
-    bento, image = sys.argv[1:]
+def port() -> int:
+    """Return the port that people are to find the service on: PORT, or 5000."""
+    return settings.from_environment().port
+
+
+def serve_until_ctrl_c(bento: str, image: Path) -> None:
+    """Serve a Bento, print its prediction for an image, and stay up."""
+    stop_as_ctrl_c_does()
+    check_port(port())
     try:
-        with serve(bento, port) as url:
-            print(f"{image} → {predict(url, Path(image))}")
-            print(f"\nThe page: http://localhost:{port}/  (Ctrl-C stops the server)", flush=True)
+        with serve(bento, port()) as url:
+            print(f"{image} → {predict(url, image)}")
+            print(f"\nThe page: http://localhost:{port()}/  (Ctrl-C stops the server)", flush=True)
             signal.pause()
     except KeyboardInterrupt:
         print("\nStopped.")
-
-
-if __name__ == "__main__":
-    stop_as_ctrl_c_does()
-    try:
-        main()
-    except StackError as error:
-        sys.exit(f"error: {error}")

@@ -12,9 +12,10 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from simplestack import data, images, model
-from simplestack.images import Photo
-from simplestack.inference import Floats, OnnxModel
+from simplestack.serving import images
+from simplestack.serving.images import Photo
+from simplestack.serving.inference import Floats, OnnxModel
+from simplestack.training import data, model
 
 BATCH = 32  # photos run at once when comparing
 

@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from simplestack import StackError, images, sample
+from simplestack.serving import images
+from simplestack.serving.errors import StackError
+from simplestack.training import sample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 SPLITS = ("train", "val")

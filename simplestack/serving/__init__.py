@@ -1,0 +1,1 @@
+"""What is deployed. Imports nothing else of ours, and never torch."""
