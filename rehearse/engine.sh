@@ -12,6 +12,7 @@ PATH=$state/engine/usr/bin:$state/engine/usr/sbin:$PATH
 export PATH DOCKER_HOST="unix://$run/docker.sock" SSL_CERT_FILE="$state/ca.crt"
 
 mkdir -p "$run"
+rm -f "$run/ready"
 [ "$store" = containerd ] && containerd=true || containerd=false
 cat >"$run/daemon.json" <<-END
 	{
@@ -25,7 +26,7 @@ cat >"$run/daemon.json" <<-END
 END
 dockerd --config-file "$run/daemon.json" >"$state/$store.log" 2>&1 &
 engine=$!
-trap 'kill "$engine"; wait "$engine"' EXIT
+trap 'rm -f "$run/ready"; kill "$engine"; wait "$engine"' EXIT
 trap exit INT TERM
 until docker info >/dev/null 2>&1; do
     kill -0 "$engine" || { tail -n 5 "$state/$store.log" >&2 && exit 1; }
@@ -33,4 +34,5 @@ until docker info >/dev/null 2>&1; do
 done
 tag=$(echo "$base" | sed 's/-/:/')
 docker image inspect "$tag" >/dev/null 2>&1 || docker import "$state/$base.tar" "$tag" >/dev/null
+touch "$run/ready"
 wait "$engine"

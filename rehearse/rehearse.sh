@@ -38,7 +38,7 @@ stop() {
 trap stop EXIT
 trap exit INT TERM
 
-rm -rf "$STATE/git" "$STATE/docker"
+rm -rf "$STATE/git" "$STATE/docker" /run/rehearsal-containerd/ready
 mkdir -p "$STATE/git" "$STATE/docker"
 echo "{\"cliPluginsExtraDirs\": [\"$STATE/engine/usr/libexec/docker/cli-plugins\"]}" >"$STATE/docker/config.json"
 cat >"$STATE/registry.yml" <<-END
@@ -54,7 +54,7 @@ wait_for test -f "$authority"
 cat /etc/ssl/certs/ca-certificates.crt "$authority" >"$STATE/ca.crt"
 start sh rehearse/engine.sh containerd
 start uvicorn --app-dir rehearse --host 127.0.0.2 --port 5002 stand_in:heroku
-wait_for docker info
+wait_for test -f /run/rehearsal-containerd/ready
 wait_for curl --fail --cacert "$STATE/ca.crt" -u :rehearsal https://api.rehearsal.herokudev.com/account
 wait_for curl --fail --cacert "$STATE/ca.crt" -u :rehearsal https://registry.rehearsal.herokudev.com/v2/
 

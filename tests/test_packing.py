@@ -69,8 +69,14 @@ def test_packed_explanation_is_the_prediction(bento):
 
 
 def test_bento_holds_what_is_served_and_nothing_else(bento):
-    names = {str(p.relative_to(bento / "src")) for p in bento.glob("src/**/*") if p.is_file()}
-    assert {n for n in names if "__pycache__" not in n} == {*bento_module.SERVED, "bentofile.yaml"}
+    served = [PROJECT / "simplestack" / "__init__.py"]
+    served += [p for p in (PROJECT / "simplestack" / "serving").rglob("*") if p.is_file()]
+    expected = {str(p.relative_to(PROJECT)) for p in served if "__pycache__" not in str(p)}
+    found = {str(p.relative_to(bento / "src")) for p in bento.glob("src/**/*") if p.is_file()}
+    assert {n for n in found if "__pycache__" not in n} == {
+        *("service.py", "gunicorn.conf.py", "bentofile.yaml"),
+        *expected,
+    }
     assert not [p for p in bento.rglob("*") if p.suffix in {".jpg", ".ckpt", ".gif", ".png"}]
 
 

@@ -62,7 +62,7 @@ def test_linked_file_exists(target):
 
 
 def test_every_setting_is_in_the_readme():
-    settings = (PROJECT / "simplestack" / "settings.py").read_text()
+    settings = (PROJECT / "simplestack" / "serving" / "settings.py").read_text()
     for name in re.findall(r"^    (\w+): [\w\[\], .]+ = ", settings, re.MULTILINE):
         assert f"`{name.upper()}`" in README
 
