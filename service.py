@@ -20,24 +20,27 @@ import numpy as np
 from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 from PIL.Image import Image
-from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 
-from simplestack.serving import images, settings
-from simplestack.serving.errors import StackError
-from simplestack.serving.inference import OnnxModel, softmax
-from simplestack.serving.predict import Gate, error_response, from_gate
-from simplestack.serving.site import site
+from simplestack.serving import images, settings, site
+from simplestack.serving.errors import HttpError, error_response
+from simplestack.serving.inference import OnnxModel, cores, softmax
+from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
 PORT = 5000
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
 JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to find it out
+# One worker keeps all cores busy: decoding and inference let go of Python's lock.
+THREADS = min(8, 2 * cores())
 
 
 @bentoml.service(
     name="ant_or_bee_classifier",
+    threads=THREADS,
     http={"port": PORT},
+    traffic={"timeout": settings.timeout() + 1},  # the gate answers first
     image=bentoml.images.Image(
         base_image=f"python:{PYTHON}-slim",
         distro="",  # with one, BentoML installs a compiler and git
@@ -67,26 +70,24 @@ class AntOrBeeClassifier:
     def __init__(self) -> None:
         """Load the model, and use it once, so that the first request isn't a slow one."""
         self.classes: list[str] = about()["classes"]
-        self.model = OnnxModel(self.stored.path_of("model.onnx"), limits.web_concurrency)
+        self.model = OnnxModel(self.stored.path_of("model.onnx"))
         self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
 
+    @bentoml.on_deployment
+    @staticmethod
+    def check_settings() -> None:
+        """Stop `bentoml serve` with one line if a setting is wrong."""
+        settings.check()
+
     @bentoml.api
-    def predict(self, image: Image, /, ctx: bentoml.Context) -> Annotated[dict[str, Any], JSON]:
-        """Name the label of an image, and the probability of every label.
+    def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[dict[str, Any], JSON]:
+        """Return the label of an image, 224×224 RGB, and the probability of every label.
 
         With `?explain=1` also the class activation map of the label, 7×7 over the middle square
         of the picture: how much every place spoke for it. Its mean is the logit.
         """
-        state = ctx.request.state
-        try:
-            with timed(state, "decode"):
-                photo = images.to_array(image)
-        except StackError as error:
-            response = error_response(error)
-            ctx.response.status_code = response.status_code  # BentoML's would replace it
-            return response  # type: ignore[return-value]  # BentoML sends it as it is
-        with timed(state, "inference"):
-            logits, maps = self.model(photo[None])
+        with timed(ctx.request.state, "inference"):
+            logits, maps = self.model(np.asarray(image)[None])
         probabilities = softmax(logits[0])
         best = int(probabilities.argmax())
         answer: dict[str, Any] = {
@@ -94,31 +95,21 @@ class AntOrBeeClassifier:
             "confidence": float(probabilities[best]),
             "probabilities": dict(zip(self.classes, probabilities.tolist(), strict=True)),
         }
-        if state.explain:
+        if ctx.request.query_params.get("explain") == "1":
             answer["map"] = maps[0, best].tolist()
-        state.record["label"] = answer["label"]
+        ctx.request.state.record["label"] = answer["label"]
         return answer
 
 
 @cache
 def about() -> dict[str, Any]:
-    """Give what packing noted of the model: classes, accuracy, notice and more."""
+    """Return what packing noted of the model: classes, accuracy, notice and more."""
     return dict(MODEL.resolve().info.metadata)
 
 
-try:
-    limits = settings.from_environment()
-except StackError as error:
-    sys.exit(f"error: {error}")
 service: bentoml.Service[Any] = AntOrBeeClassifier
-service.apis["predict"].input_spec = from_gate(service.apis["predict"].input_spec)
-service.add_asgi_middleware(Telemetry)
-if limits.cors_origins:
-    service.add_asgi_middleware(
-        CORSMiddleware,
-        allow_origins=limits.cors_origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
-    )
-service.add_asgi_middleware(Gate, settings=limits)
-service.mount_asgi_app(site(about, token=bool(limits.api_token)))
+service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
+service.add_asgi_middleware(site.cors)
+service.add_asgi_middleware(ExceptionMiddleware, handlers={HttpError: error_response})
+service.add_asgi_middleware(Gate, path=site.PREDICT, threads=THREADS)
+service.mount_asgi_app(site.site(about))

@@ -150,7 +150,7 @@ def test_clients_that_hang_up_leave_nothing_behind(server, photo):
         with connect(url) as connection:
             connection.sendall(head(len(photo)) + photo)
     deadline = time.monotonic() + 30
-    while numbers(url)["requests_in_progress",] or len(list(files.iterdir())) > before + 1:
+    while numbers(url)["http_requests_in_progress",] or len(list(files.iterdir())) > before + 1:
         assert time.monotonic() < deadline, list(files.iterdir())
         time.sleep(0.2)
     assert post(url, photo).status_code == 200

@@ -244,7 +244,7 @@ def test_late_and_superfluous_requests_get_503_and_504(bento, server):
 @pytest.mark.parametrize("value", ["-1", "0", "ten", "1.5", "²"])
 def test_bad_setting_is_one_clear_line(name, value):
     with pytest.raises(StackError, match=name):
-        settings.from_environment({name: value})
+        settings.read({name: value})
 
 
 def test_bad_setting_stops_the_server(bento):

@@ -104,7 +104,7 @@ def stop_as_ctrl_c_does() -> None:
 
 def port() -> int:
     """Return the port that people are to find the service on: PORT, or 5000."""
-    return settings.from_environment().port
+    return settings.read().port
 
 
 def serve_until_ctrl_c(bento: str, image: Path) -> None:

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from simplestack.serving.errors import StackError
+from simplestack.serving.errors import (
+    BadImageError,
+    TooManyPixelsError,
+    UnsupportedFormatError,
+)
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
@@ -31,18 +35,6 @@ ORIENTATION = 0x0112  # in EXIF
 
 Photo = NDArray[np.uint8]
 """CROP×CROP×3 uint8, RGB."""
-
-
-class BadImageError(StackError):
-    """The bytes are no image, or a damaged one."""
-
-
-class UnsupportedFormatError(StackError):
-    """The bytes are a file of a known kind, but not of one that is read here."""
-
-
-class TooManyPixelsError(StackError):
-    """The picture is larger than the limit: perhaps a decompression bomb."""
 
 
 # (offset, magic bytes, name) of files that people send by mistake. They get a better answer

@@ -20,10 +20,12 @@ Floats = NDArray[np.float32]
 class OnnxModel:
     """A packed model, loaded once and safe to call from several threads."""
 
-    def __init__(self, path: Path | str, processes: int = 1) -> None:
-        """Load the model, with as many threads as each of so many processes may keep busy."""
+    def __init__(self, path: Path | str) -> None:
+        """Load the model, with a thread for each core."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, cores() // processes)
+        options.intra_op_num_threads = cores()
+        # Threads that wait by spinning take the cores from those that decode pictures.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # That optimizer would make the pooling behind the first layer an int8 one, which takes
         # many times as long.
         self.session = onnxruntime.InferenceSession(

@@ -1,232 +1,179 @@
-"""The gate in front of BentoML's parser: it hands on opened images, and answers everything else.
+"""The gate in front of BentoML's /predict: it decodes pictures, and answers everything else.
 
 BentoML 1.4 downloads a URL that is sent as the body of an image API, and answers 500 to most
-things that are no image. So its parser is left out: `from_gate` gives the API what was opened here.
+things that are no image. Here, it gets nothing but a form with a 224×224 PPM picture.
 """
 
 import asyncio
 import hmac
-from http import HTTPStatus
-from typing import Any
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
-from PIL.Image import Image
-from starlette.datastructures import Headers, UploadFile
+import anyio.to_thread
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simplestack.serving import images
-from simplestack.serving.errors import StackError
-from simplestack.serving.settings import Settings
+from simplestack.serving import images, settings, telemetry
+from simplestack.serving.errors import (
+    BodyTooLargeError,
+    BusyError,
+    HttpError,
+    LateError,
+    MethodNotAllowedError,
+    UnauthorizedError,
+)
+from simplestack.serving.images import Photo
 
-PATH = "/predict"
-EXPLAIN = {"0": False, "1": True}
-PATIENCE = 4
-"""How many times MAX_BYTES are taken in, though not kept, before the connection is closed: who is
-still sending when that happens may never see why."""
+DRAINED = 4
+"""How many times MAX_BYTES are read, though not kept, before the connection is closed: a client
+that is still sending when that happens may never see why."""
 
+BUFFERED = 8
+"""How many times MAX_BYTES the bodies in flight may take together, in a worker."""
 
-HOLD = 8
-"""How many times MAX_BYTES the bodies in hand may take together, in a worker."""
-
-
-class RefusedError(StackError):
-    """A request that is answered at the gate."""
-
-    def __init__(self, status: HTTPStatus, message: str, **headers: str) -> None:
-        """Say with which status, which sentence and which headers (`retry_after="1"`)."""
-        super().__init__(message)
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-STATUS = {
-    images.BadImageError: HTTPStatus.BAD_REQUEST,
-    images.UnsupportedFormatError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    images.TooManyPixelsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-}
-"""Which status an image that can't be used is answered with."""
-
-
-def error_response(error: StackError) -> JSONResponse:
-    """Answer `{"error": "…"}` with the status of the error."""
-    status = error.status if isinstance(error, RefusedError) else STATUS[type(error)]
-    headers = error.headers if isinstance(error, RefusedError) else None
-    return JSONResponse({"error": str(error)}, status, headers)
+BOUNDARY = secrets.token_hex(16).encode()  # which no picture can know
+FORM = (
+    b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="image"; filename="image.ppm"'
+    b"\r\nContent-Type: image/ppm\r\n\r\n"
+    + f"P6 {images.CROP} {images.CROP} 255\n".encode()
+    + b"%b\r\n--"
+    + BOUNDARY
+    + b"--\r\n"
+)
 
 
 class Gate:
-    """ASGI middleware that admits to /predict what BentoML can answer, and answers the rest."""
+    """ASGI middleware around /predict. Raises an HttpError for what it doesn't forward."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        """Stand in front of `app`."""
+    def __init__(self, app: ASGIApp, path: str, threads: int) -> None:
+        """Guard `path`, with so many pictures decoded at once."""
         self.app = app
-        self.settings = settings
-        self.admitted = 0  # requests that BentoML is working on or that wait for it
-        self.held = 0  # bytes of bodies in hand
+        self.path = path
+        self.settings = settings.read()
+        self.threads = anyio.CapacityLimiter(threads)
+        self.buffered = 0  # bytes of bodies
+        self.admitted = 0  # requests whose body is complete
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on with an opened image."""
-        if scope["type"] != "http" or scope["path"] != PATH:
+        """Forward the picture in a request to /predict, and all other requests as they are."""
+        if scope["type"] != "http" or scope["path"] != self.path:
             return await self.app(scope, receive, send)
-        answer = _Answer(send)
-        work = asyncio.create_task(self._answer(scope, receive, answer))
-        try:
-            await asyncio.wait({work}, timeout=self.settings.timeout)
-            if work.done() or answer.begun:
-                return await work
-            # Not waited for: a thread can't be stopped, and whatever it still says is dropped.
-            answer.replaced = True
-            late = RefusedError(
-                HTTPStatus.GATEWAY_TIMEOUT,
-                f"There was no answer within {self.settings.timeout} seconds: try again later, or"
-                " with a smaller picture.",
-            )
-            await error_response(late)(scope, receive, send)
-        finally:
-            work.cancel()
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        request.state.held = 0
+        self.check(request)
         try:
-            await self._hand_on(request, send)
-        finally:
-            self.held -= request.state.held
-
-    async def _hand_on(self, request: Request, send: Send) -> None:
-        scope, receive = request.scope, request.receive
-        try:
-            request.state.image = await self._admit(request)
+            async with asyncio.timeout(self.settings.timeout), self.body(request) as body:
+                image = await first_file(request, body) if is_form(request) else body
+                with self.admission():
+                    photo = await self.decode(request, image)
+                    await self.app(*with_photo(scope, photo), send)
         except ClientDisconnect:
-            return None  # nobody is there to be answered
-        except StackError as error:
-            return await error_response(error)(scope, receive, send)
+            pass  # nobody is there to be answered
+        except TimeoutError:
+            raise LateError(
+                f"There was no answer within {self.settings.timeout} seconds: try again later, or"
+                " with a smaller picture."
+            ) from None
+
+    def check(self, request: Request) -> None:
+        """Check all that is known before the body."""
+        if request.method != "POST":
+            raise MethodNotAllowedError(f"Use POST for {self.path}, with an image.")
+        expected = f"Bearer {self.settings.api_token}".encode()
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if self.settings.api_token and not hmac.compare_digest(given, expected):
+            raise UnauthorizedError(
+                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'."
+            )
+        explain = request.query_params.get("explain", "0")
+        if explain not in {"0", "1"}:
+            raise HttpError(f"explain={explain!r} is neither 0 nor 1.")
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """Read the body, and count its bytes for as long as they are needed."""
+        limit, body, size = self.settings.max_bytes, bytearray(), 0
+        too_large = BodyTooLargeError(
+            f"The body has more than the {limit:,} bytes that are read: send a smaller image."
+        )
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > DRAINED * limit:
+            raise too_large
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > DRAINED * limit:
+                    raise too_large
+                if size <= limit:
+                    body += chunk
+                    self.buffered += len(chunk)
+                    if self.buffered > BUFFERED * limit:
+                        raise busy()
+            if size > limit:
+                raise too_large
+            yield bytes(body)
+        finally:
+            self.buffered -= len(body)
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """Count a request as one that is worked on, or waits for that."""
+        if self.admitted >= self.settings.max_requests:
+            raise busy()
         self.admitted += 1
         try:
-            await self.app(_without_body_headers(scope), receive, send)
+            yield
         finally:
             self.admitted -= 1
 
-    async def _admit(self, request: Request) -> Image:
-        """Open the encoded image in a request. Raises StackError for anything else."""
-        if request.method != "POST":
-            raise RefusedError(
-                HTTPStatus.METHOD_NOT_ALLOWED, f"Use POST for {PATH}, with an image.", allow="POST"
-            )
-        self._check_token(request.headers)
-        explain = request.query_params.get("explain", "0")
-        if explain not in EXPLAIN:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, f"explain={explain!r} is neither 0 nor 1.")
-        request.state.explain = EXPLAIN[explain]
-        body = await self._read(request)
-        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            body = await _first_file(request, body)
-        image = images.identify(body, self.settings.max_pixels)
-        if self.admitted >= self.settings.max_requests:
-            raise _busy()
-        return image
+    async def decode(self, request: Request, image: bytes) -> Photo:
+        """Decode an image in a thread, which keeps its place until it ends: it can't be stopped."""
 
-    def _check_token(self, headers: Headers) -> None:
-        if not self.settings.api_token:
-            return
-        expected = f"Bearer {self.settings.api_token}".encode()
-        if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
-            raise RefusedError(
-                HTTPStatus.UNAUTHORIZED,
-                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'.",
-                www_authenticate="Bearer",
-            )
+        def read() -> Photo:
+            with telemetry.timed(request.state, "decode"):
+                return images.read(image, self.settings.max_pixels)
 
-    async def _read(self, request: Request) -> bytes:
-        most = self.settings.max_bytes
-        too_long = RefusedError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The body has more than the {most:,} bytes that are read: send a smaller image.",
-            connection="close",
-        )
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > PATIENCE * most:
-            raise too_long
-        body, size = bytearray(), 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= most:
-                body += chunk
-                self.held += len(chunk)
-                request.state.held += len(chunk)
-                if self.held > HOLD * most:
-                    raise _busy(connection="close")
-            elif size > PATIENCE * most:
-                raise too_long
-        if size > most:
-            raise too_long
-        return bytes(body)
+        work = asyncio.ensure_future(anyio.to_thread.run_sync(read, limiter=self.threads))
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
+        return await asyncio.shield(work)
 
 
-def _busy(**headers: str) -> RefusedError:
-    return RefusedError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "Too many requests at once: try again in a second.",
-        retry_after="1",
-        **headers,
-    )
+def busy() -> BusyError:
+    """Say that there are too many requests."""
+    return BusyError("Too many requests at once: try again in a second.")
 
 
-async def _first_file(request: Request, body: bytes) -> bytes:
-    """Unwrap the first file of a multipart form, which is what `curl -F` sends."""
+def is_form(request: Request) -> bool:
+    """Tell whether the body is a form, as `curl -F` sends it."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+async def first_file(request: Request, body: bytes) -> bytes:
+    """Return the content of the first file in a form."""
     try:
-        async with Request(request.scope, _replay(body, request.receive)).form() as form:
+        async with Request(request.scope, replayed(body)).form() as form:
             for _, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     return await value.read()
     except (MultiPartException, HTTPException) as error:
-        raise RefusedError(
-            HTTPStatus.BAD_REQUEST, "The form is damaged: send it as curl -F image=@image.jpg does."
-        ) from error
-    raise RefusedError(
-        HTTPStatus.BAD_REQUEST, "The form has no file: add one, as curl -F image=@image.jpg does."
-    )
+        raise HttpError("The form is damaged: send it as curl -F image=@image.jpg does.") from error
+    raise HttpError("The form has no file: add one, as curl -F image=@image.jpg does.")
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Make a `receive` that gives the whole body first."""
-    rest = [{"type": "http.request", "body": body, "more_body": False}]
+def replayed(body: bytes) -> Receive:
+    """Return a `receive` that returns the whole body at once."""
 
-    async def replay() -> Message:
-        return rest.pop() if rest else await receive()
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    return replay
+    return receive
 
 
-def _without_body_headers(scope: Scope) -> Scope:
-    """Describe no body: by its content type BentoML would choose a parser, or refuse it."""
+def with_photo(scope: Scope, photo: Photo) -> tuple[Scope, Receive]:
+    """Return a request like another one, with a form that has a decoded photo in it."""
     headers = [item for item in scope["headers"] if not item[0].startswith(b"content-")]
-    return {**scope, "headers": headers}
-
-
-def from_gate(spec: Any) -> Any:
-    """Make of BentoML's input specification one that takes the image that the gate has opened."""
-
-    class Admitted(spec):  # type: ignore[misc]  # a class that BentoML has made
-        @classmethod
-        async def from_http_request(cls, request: Request, _: Any) -> Any:
-            return cls.model_construct(root=request.state.image)
-
-    return Admitted
-
-
-class _Answer:
-    """A `send` whose answer can be replaced as long as it hasn't begun."""
-
-    def __init__(self, send: Send) -> None:
-        self.send = send
-        self.begun = False
-        self.replaced = False
-
-    async def __call__(self, message: Message) -> None:
-        if not self.replaced:
-            self.begun = True
-            await self.send(message)
+    headers.append((b"content-type", b"multipart/form-data; boundary=" + BOUNDARY))
+    return {**scope, "headers": headers}, replayed(FORM % photo.tobytes())

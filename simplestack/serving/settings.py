@@ -5,12 +5,13 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_type_hints
+
+from starlette.config import Config
 
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 
-HIGHEST_PORT = 65535
+MAX_PORT = 65535
 ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -28,26 +29,31 @@ class Settings:
     cors_origins: tuple[str, ...] = ()  # whose pages may ask from a browser; "*": everybody's
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read every setting from the variable with its name in capitals. Raises StackError."""
-    numbers = {
-        name: _positive(name.upper(), environment[name.upper()])
-        for name, kind in get_type_hints(Settings).items()
-        if kind is int and environment.get(name.upper())
-    }
-    if numbers.get("port", 0) > HIGHEST_PORT:
-        raise StackError(f"PORT={numbers['port']} is above {HIGHEST_PORT}: correct or unset it")
+    config = Config(environ=environment)
+
+    def number(name: str, default: int) -> int:
+        value = config(name, default="")
+        if not value:
+            return default
+        if not value.isascii() or not value.isdigit() or int(value) == 0:
+            raise StackError(f"{name}={value!r} is not a whole number above 0: correct or unset it")
+        return int(value)
+
+    port = number("PORT", Settings.port)
+    if port > MAX_PORT:
+        raise StackError(f"PORT={port} is above {MAX_PORT}: correct or unset it")
     return Settings(
-        **numbers,
-        api_token=environment.get("API_TOKEN", ""),
-        cors_origins=_origins(environment.get("CORS_ORIGINS", "")),
+        max_bytes=number("MAX_BYTES", Settings.max_bytes),
+        max_pixels=number("MAX_PIXELS", Settings.max_pixels),
+        max_requests=number("MAX_REQUESTS", Settings.max_requests),
+        timeout=number("TIMEOUT", Settings.timeout),
+        port=port,
+        web_concurrency=number("WEB_CONCURRENCY", Settings.web_concurrency),
+        api_token=config("API_TOKEN", default=""),
+        cors_origins=config("CORS_ORIGINS", cast=_origins, default=""),
     )
-
-
-def _positive(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) == 0:
-        raise StackError(f"{name}={value!r} is not a whole number above 0: correct or unset it")
-    return int(value)
 
 
 def _origins(value: str) -> tuple[str, ...]:
@@ -61,8 +67,21 @@ def _origins(value: str) -> tuple[str, ...]:
     return origins
 
 
-if __name__ == "__main__":  # the container asks so before it starts gunicorn
+def timeout() -> int:
+    """Return TIMEOUT, or its default where that is no number: `check` says so in time."""
     try:
-        from_environment()
+        return read().timeout
+    except StackError:
+        return Settings.timeout
+
+
+def check() -> None:
+    """End the program with one line if a setting is wrong."""
+    try:
+        read()
     except StackError as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":  # the container asks so before it starts gunicorn
+    check()

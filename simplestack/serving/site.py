@@ -1,20 +1,26 @@
-"""What the service shows of itself: the page at /, its API at /docs, its model and its numbers."""
+"""The routes of the service, and what it shows of itself: its page, its API and its model."""
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from simplestack.serving import openapi, telemetry
+from simplestack.serving import settings, telemetry
 
-WEB = Path(__file__).parent / "web"
+PREDICT = "/predict"
+PATHS = {PREDICT, "/", "/docs", "/docs.json", "/model.json"}
+PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
+HERE = Path(__file__).parent
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -22,13 +28,22 @@ HEADERS = {
 }
 
 
-def site(about: Callable[[], dict[str, Any]], *, token: bool) -> Starlette:
-    """Build all that is not a prediction; /model.json answers what `about` gives.
+def cors(app: ASGIApp) -> ASGIApp:
+    """Let the pages of CORS_ORIGINS ask from a browser."""
+    if not (origins := settings.read().cors_origins):
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+    )
 
-    With a `token`, /docs says that one is needed.
-    """
-    index = (WEB / "index.html").read_text()
-    docs = (WEB / "docs.html").read_text()
+
+def site(about: Callable[[], dict[str, Any]]) -> Starlette:
+    """Build the app for all that is not a prediction; /model.json answers what `about` returns."""
+    index = (HERE / "web" / "index.html").read_text()
+    docs = (HERE / "web" / "docs.html").read_text()
     strict = _policy(
         script=_hashes(index, "script"), style=_hashes(index, "style"), img="'self' blob: data:"
     )
@@ -43,7 +58,8 @@ def site(about: Callable[[], dict[str, Any]], *, token: bool) -> Starlette:
         return JSONResponse(about(), headers=HEADERS)
 
     def document(_: Request) -> Response:
-        return JSONResponse(openapi.document(about()["classes"], token=token), headers=HEADERS)
+        token = bool(settings.read().api_token)
+        return JSONResponse(openapi(about()["classes"], token=token), headers=HEADERS)
 
     return Starlette(
         routes=[
@@ -54,6 +70,21 @@ def site(about: Callable[[], dict[str, Any]], *, token: bool) -> Starlette:
             Route("/metrics", telemetry.metrics),
         ]
     )
+
+
+def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
+    """Describe the API for some classes; with a `token`, where one is asked for."""
+    document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text())
+    document["info"]["title"] = f"{' or '.join(classes).capitalize()}?"
+    prediction = document["components"]["schemas"]["Prediction"]["properties"]
+    prediction["label"]["enum"] = classes
+    prediction["probabilities"]["required"] = classes
+    prediction["probabilities"]["properties"] = dict.fromkeys(classes, prediction["confidence"])
+    if not token:
+        del document["components"]["securitySchemes"]
+        del document["paths"][PREDICT]["post"]["security"]
+        del document["paths"][PREDICT]["post"]["responses"]["401"]
+    return document
 
 
 def _policy(script: str, style: str, img: str) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -29,33 +29,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATHS = {"/", "/predict", "/docs", "/docs.json", "/model.json"}  # others count as one, "other"
-PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds: not counted
-GONE = 499  # the status that nginx notes for a client that hung up before its answer
+CLIENT_CLOSED_REQUEST = 499  # the status that nginx notes for a client that hung up
 ID = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a request; routers send one as X-Request-ID
 LONGEST = 200  # characters of a path in the log
 
-REQUESTS = Counter("requests", "Requests answered.", ["path", "status"])
-REQUEST_SECONDS = Histogram("request_seconds", "Time from request to answer.", ["path"])
+REQUESTS = Counter("http_requests", "Requests answered.", ["path", "status"])
+REQUEST_SECONDS = Histogram(
+    "http_request_duration_seconds", "Time from request to answer.", ["path"]
+)
 STEP_SECONDS = Histogram(
     "step_seconds",
     "Time of a step within a prediction.",
     ["step"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
-IN_PROGRESS = Gauge("requests_in_progress", "Requests in hand.", multiprocess_mode="livesum")
+IN_PROGRESS = Gauge("http_requests_in_progress", "Requests in flight.", multiprocess_mode="livesum")
 
 
 class Telemetry:
     """ASGI middleware that counts, times and logs what the app answers."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Stand around `app`."""
-        self.app = app
+    def __init__(self, app: ASGIApp, paths: Collection[str], probes: Collection[str]) -> None:
+        """Count `paths` each by itself, `probes` not at all, and all others as one."""
+        self.app, self.paths, self.probes = app, paths, probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and note what came of it."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in self.probes:
             return await self.app(scope, receive, send)
         started = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
@@ -64,7 +64,7 @@ class Telemetry:
             "id": given if ID.fullmatch(given) else uuid.uuid4().hex,
             "method": scope["method"],
             "path": scope["path"][:LONGEST],
-            "status": GONE,
+            "status": CLIENT_CLOSED_REQUEST,
             "bytes": 0,  # of the body
         }
 
@@ -85,7 +85,7 @@ class Telemetry:
                 await self.app({**scope, "state": state}, counted, noted)
         finally:
             seconds = time.perf_counter() - started
-            path = scope["path"] if scope["path"] in PATHS else "other"
+            path = scope["path"] if scope["path"] in self.paths else "other"
             REQUESTS.labels(path, record["status"]).inc()
             REQUEST_SECONDS.labels(path).observe(seconds)
             print(json.dumps({**record, "ms": _ms(seconds)}), flush=True)
