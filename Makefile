@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test fuzz rehearse lint format lock clean
+.PHONY: help run test fuzz rehearse lint format docs lock clean
 
 help: ## list the recipes
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ lint: $(VENV)/ready-dev ## check style, types and shell scripts
 format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/ready-dev ## put the help texts into docs/command-line.md
+	$(BIN)/cog -r docs/command-line.md
 
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"

@@ -12,9 +12,7 @@ os.environ["BENTOML_HOME"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
 wsgi_app = "simplestack.serving.app:app()"
 worker_class = "asgi"
 asgi_lifespan = "on"  # the model is loaded then: who can't load it must not serve
-preload_app = (
-    True  # workers share what is imported, and what can't be loaded stops at once
-)
+preload_app = True  # workers share what is imported, and what can't be loaded stops at once
 reuse_port = True  # with several workers, the kernel shares out the connections
 graceful_timeout = 9  # seconds: `docker stop` kills after 10, Heroku after 30
 control_socket_disable = True  # it would be in the home directory

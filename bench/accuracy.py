@@ -1,7 +1,7 @@
 """Compare the accuracy of the recipes, over several seeds and by cross-validation.
 
-    python bench/accuracy.py                           # both recipes, 5 seeds
-    python bench/accuracy.py --recipe lp-ft --folds 5  # the default recipe, all photos, 5 folds
+    python -m bench.accuracy                           # both recipes, 5 seeds
+    python -m bench.accuracy --recipe lp-ft --folds 5  # the default recipe, all photos, 5 folds
 
 Every number comes from a run of train.py of its own. "Best" is that of the epoch with the most
 right answers on the validation photos themselves, as the tutorial quotes it: a little flattered.
@@ -17,21 +17,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-import machine
+from bench import machine
+from simplestack.training import checkpoint, data, engine, metrics
+from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.recipe import RECIPES
 
 PROJECT = Path(__file__).parent.parent
-sys.path.insert(0, str(PROJECT))  # the scripts are no package
-
-from simplestack.training import checkpoint, data, engine, metrics  # noqa: E402
-from simplestack.training.checkpoint import Checkpoint  # noqa: E402
-from simplestack.training.recipe import RECIPES  # noqa: E402
 
 
 def train(data_dir: Path, recipe: str, seed: int) -> Checkpoint:
     """Train once, as a person would."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.ckpt")
-        command = [sys.executable, PROJECT / "train.py", "--data-dir", data_dir, "--output", path]
+        command = [sys.executable, str(PROJECT / "train.py")]
+        command += ["--data-dir", str(data_dir), "--output", str(path)]
         command += ["--recipe", recipe, "--seed", str(seed), "--save-to-bento", "no"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return checkpoint.load(path)

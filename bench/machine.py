@@ -1,16 +1,19 @@
 """What a measurement was made on, for the first lines of its results."""
 
+import contextlib
 import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 PACKAGES = ("torch", "onnxruntime", "bentoml", "gunicorn", "pillow")
 
 
 def describe() -> str:
-    """Give date, processor, cores, Python and the packages that matter."""
+    """Return date, processor, cores, Python and the packages that matter."""
     names = [platform.processor() or platform.machine()]
     if (info := Path("/proc/cpuinfo")).exists():
         names = [x.partition(": ")[2] for x in info.read_text().splitlines() if "model name" in x]
@@ -23,11 +26,10 @@ def describe() -> str:
 
 
 def memory(pid: int) -> int:
-    """Give the memory of a process and all its children, in bytes, shared pages counted once."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0  # it has just ended
-    own = 1024 * int(text.partition("\nPss:")[2].split()[0])
-    return own + sum(memory(int(child)) for child in children)
+    """Return the memory of a process and all its children, in bytes, shared pages counted once."""
+    process = psutil.Process(pid)
+    total = 0
+    for member in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            total += member.memory_full_info().pss
+    return total

@@ -1,6 +1,6 @@
 """Train on more and more generated photos; print what it takes in time and memory.
 
-    python bench/scale.py | tee bench/results/scale.txt    # 2,000 and 20,000 photos
+    python -m bench.scale | tee bench/results/scale.txt    # 2,000 and 20,000 photos
 
 The photos are JPEGs of 500×375 pixels, no two of them alike, half a megabyte each when decoded. One
 epoch is trained, after the head. The memory is the most that all processes of train.py had together
@@ -15,9 +15,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import machine
 import numpy as np
 from PIL import Image
+
+from bench import machine
 
 PROJECT = Path(__file__).parent.parent
 SIZE = (500, 375)
@@ -45,8 +46,8 @@ def generate(folder: Path, start: int, stop: int) -> None:
 def train(data_dir: Path, cache: float) -> tuple[float, int]:
     """Train for one epoch; give the seconds that it took, and the most memory in bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, PROJECT / "train.py", "--data-dir", data_dir, "--epochs", "1"]
-        command += ["--output", Path(folder, "run.ckpt"), "--cache", str(cache)]
+        command: list[str | Path] = [sys.executable, PROJECT / "train.py", "--data-dir", data_dir]
+        command += ["--epochs", "1", "--output", Path(folder, "run.ckpt"), "--cache", str(cache)]
         started, most = time.perf_counter(), 0
         process = subprocess.Popen([*command, "--save-to-bento", "no"], stdout=subprocess.DEVNULL)
         while process.poll() is None:

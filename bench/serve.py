@@ -1,47 +1,53 @@
 """Race the packed service against what people would pick instead, all with the same photos.
 
     pip install --target bench/others fastapi litserve uvicorn
-    python bench/serve.py saved_models/NAME.ckpt | tee bench/results/serve.txt
+    python -m bench.serve saved_models/NAME.ckpt | tee bench/results/serve.txt
 
 (and wrk, the load generator, from your system). The contenders serve the same weights with the same
 number of workers: FastAPI and LitServe with torch, as their introductions have it; FastAPI with the
 ONNX model that is packed, written as briefly as possible; and what saveToBento.py made of the
-checkpoint, as its container runs it. They take turns, so that whatever else the machine does slows
-all of them. wrk, with one thread, sends the validation photos in turn over 8 kept connections; for
-the latency, over one connection, always the same one of 500 pixels.
+checkpoint, as its container runs it, with one worker. They take turns, so that whatever else the
+machine does slows all of them. wrk, with one thread, sends the validation photos in turn over 8
+kept connections; for the latency, over one connection, always the same one of 500 pixels. The
+ceiling is what the cores do without HTTP: decoding and inference, in a process for each core.
 """
 
 import argparse
 import io
+import itertools
 import json
 import math
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import bentoml
-import machine
 import numpy as np
+import requests
 import torch
 from PIL import Image, ImageOps
 
+from bench import machine
+from simplestack.packing import build, local_server
+from simplestack.serving import images
+from simplestack.serving.inference import OnnxModel, cores
+from simplestack.training import checkpoint, model
+
 BENCH = Path(__file__).parent
-sys.path.insert(0, str(BENCH.parent))  # the scripts are no package
-
-from simplestack.packing import build, local_server  # noqa: E402
-from simplestack.serving import images  # noqa: E402
-from simplestack.serving.inference import cores  # noqa: E402
-from simplestack.training import checkpoint, model  # noqa: E402
-
 OTHERS = BENCH / "others"
 READY_WITHIN = 60  # seconds
 SIDE = 500  # pixels, the longer side of most of the photos
@@ -114,6 +120,7 @@ import onnxruntime
 from fastapi import FastAPI, Request
 from PIL import Image
 
+BENCH = Path(__file__).parent
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = {threads}
 session = onnxruntime.InferenceSession({model!r}, options)
@@ -143,6 +150,7 @@ class Contender:
     ready: str = "/predict"  # answers, if only with an error, once it is ready
     form: bool = False  # wants the picture in a form
     url: str = ""
+    workers: int = 1
     rates: list[float] = field(default_factory=list)  # requests/s, with several connections
     latencies: list[tuple[float, float]] = field(default_factory=list)  # p50 and p99 of one, ms
     memory: float = 0  # MB of all its processes, shared pages counted once
@@ -166,7 +174,7 @@ def contenders(path: Path, saved_path: Path, workers: int) -> list[Contender]:
         _contender("FastAPI + torch", UVICORN, FASTAPI_TORCH, known),
         _contender("LitServe + torch", "{python} app.py", LITSERVE_TORCH, known, form=True),
         _contender("FastAPI + ONNX", UVICORN, FASTAPI_ONNX, known),
-        Contender("this stack", start, ready="/readyz", url=_url()),
+        Contender("this stack", start, ready="/readyz", url=_url(), workers=1),
     ]
 
 
@@ -175,7 +183,14 @@ def _contender(
 ) -> Contender:
     url = _url()
     known = {**known, "port": int(url.rpartition(":")[2])}
-    return Contender(name, command.format(**known), program.format(**known), form=form, url=url)
+    return Contender(
+        name,
+        command.format(**known),
+        program.format(**known),
+        form=form,
+        url=url,
+        workers=int(str(known["workers"])),
+    )
 
 
 def _url() -> str:
@@ -183,14 +198,14 @@ def _url() -> str:
 
 
 @contextmanager
-def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[None]:
+def served(contender: Contender, saved_path: Path) -> Iterator[None]:
     """Start a contender, wait until it answers, and stop it in the end."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "BENTO_PATH": str(saved_path),
         "PORT": contender.url.rpartition(":")[2],
-        "WEB_CONCURRENCY": str(workers),
+        "WEB_CONCURRENCY": str(contender.workers),
     }
     if contender.program:
         environment["PYTHONPATH"] = f"{OTHERS}:{BENCH.parent}"
@@ -225,32 +240,75 @@ def served(contender: Contender, saved_path: Path, workers: int) -> Iterator[Non
 
 def _answers(contender: Contender) -> bool:
     try:
-        local_server.here.open(contender.url + contender.ready, timeout=5).close()
-    except local_server.urllib.error.HTTPError:
-        return True
-    except OSError:
+        local_server.session().get(contender.url + contender.ready, timeout=5)
+    except requests.ConnectionError:
         return False
     return True
 
 
-def load(contender: Contender, photos: Path, connections: int, seconds: int) -> dict[str, float]:
-    """Send photos from so many connections; give requests/s and latencies in ms."""
+def load(
+    contender: Contender, photos: Path, connections: int, seconds: int, *options: str
+) -> dict[str, float]:
+    """Send photos from so many connections; return requests/s and latencies in ms."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
     command += ["-s", str(BENCH / "serve.lua"), f"{contender.url}/predict", "--", str(photos)]
-    result = subprocess.run(
-        command + (["form"] if contender.form else []), check=True, capture_output=True, text=True
-    )
+    command += [*(["form"] if contender.form else []), *options]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     if measured["failed"]:
         sys.exit(f"{contender.name} failed {measured['failed']} requests")
     return measured
 
 
-def race(field: list[Contender], photos: Path, one: Path, rounds: int, seconds: int) -> None:
+def photos_per_second(core: int, saved_path: Path, paths: list[Path], seconds: float) -> float:
+    """Decode photos and run the packed model on them, on one core and without HTTP."""
+    os.sched_setaffinity(0, {core})
+    (packed,) = saved_path.glob("models/*/*/model.onnx")
+    network = OnnxModel(packed)
+    bodies = itertools.cycle([path.read_bytes() for path in paths])
+    network(images.read(next(bodies))[None])
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() < began + seconds:
+        network(images.read(next(bodies))[None])
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+class Ceiling:
+    """What the cores do without HTTP, in as many processes."""
+
+    def __init__(self, saved_path: Path, paths: list[Path]) -> None:
+        """Measure with the model of this Bento and these photos."""
+        self.saved_path, self.paths = saved_path, paths
+        self.rates: list[float] = []
+
+    def measure(self, seconds: float) -> None:
+        """Take a turn."""
+        chosen = sorted(os.sched_getaffinity(0))[: cores()]
+        ask = partial(
+            photos_per_second, saved_path=self.saved_path, paths=self.paths, seconds=seconds
+        )
+        with ProcessPoolExecutor(len(chosen), get_context("spawn")) as pool:
+            self.rates.append(sum(pool.map(ask, chosen)))
+
+
+def slowly(contender: Contender, ended: threading.Event) -> None:
+    """Send a request that never ends, a byte now and then."""
+    with socket.create_connection((local_server.HOST, int(contender.url[-5:]))) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
+        while not ended.wait(0.2):
+            connection.sendall(b"x")
+
+
+def race(
+    field: list[Contender], ceiling: Ceiling, lists: tuple[Path, Path], rounds: int, seconds: int
+) -> None:
     """Let all take turns, with 8 connections for the rate and with 1 for the latency."""
+    photos, one = lists
     for contender in field:
         load(contender, photos, 8, 2)  # warm
     for _ in range(rounds):
+        ceiling.measure(seconds)
         for contender in field:
             contender.rates.append(load(contender, photos, 8, seconds)["rate"])
         for contender in field:
@@ -258,14 +316,32 @@ def race(field: list[Contender], photos: Path, one: Path, rounds: int, seconds: 
             contender.latencies.append((alone["p50"], alone["p99"]))
 
 
-def show(field: list[Contender]) -> None:
+def otherwise(contender: Contender, ceiling: Ceiling, photos: Path, seconds: int) -> None:
+    """Compare with the ceiling when connections aren't kept, and when one client is slow."""
+    for name, options in (("a connection for each request", ["close"]), ("one slow client", [])):
+        shares, ended = [], threading.Event()
+        slow = threading.Thread(target=slowly, args=(contender, ended))
+        if not options:
+            slow.start()
+        for _ in range(3):
+            ceiling.measure(seconds)
+            rate = load(contender, photos, 8 if options else 7, seconds, *options)["rate"]
+            shares.append(rate / ceiling.rates[-1])
+        ended.set()
+        print(f"with {name}: {statistics.median(shares):.2f} of the ceiling")
+
+
+def show(field: list[Contender], ceiling: Ceiling) -> None:
     """Print the table, and the ratios of the last contender to the others."""
     print("| | requests/s | memory, MB | p50, ms | p99, ms |\n|---|---|---|---|---|")
     for c in field:
         p50, p99 = (statistics.median(column) for column in zip(*c.latencies, strict=True))
         rate = statistics.median(c.rates)
         print(f"| {c.name} | {rate:.0f} | {c.memory:.0f} | {p50:.1f} | {p99:.1f} |")
+    print(f"| ceiling, without HTTP | {statistics.median(ceiling.rates):.0f} | | | |\n")
     *others, ours = field
+    share = statistics.median(a / b for a, b in zip(ours.rates, ceiling.rates, strict=False))
+    print(f"{ours.name}: {share:.2f} of the ceiling")
     for other in others:
         # Round by round, as neighbours in time.
         ratio = statistics.median(a / b for a, b in zip(ours.rates, other.rates, strict=True))
@@ -317,7 +393,7 @@ def enlarged(path: Path) -> bytes:
 
 
 def at_full_size(photo: bytes) -> bytes:
-    """Decode a photo at full size and resize it as simplestack/images.py does; give a PNG."""
+    """Decode a photo at full size and resize it as images.py does; return a PNG."""
     image = Image.open(io.BytesIO(photo))
     size = [images.RESIZE * side // min(image.size) for side in image.size]
     return _png(image.resize(size, Image.Resampling.BILINEAR))
@@ -341,8 +417,7 @@ def _ask(url: str, body: bytes) -> tuple[Probabilities, float]:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        request = local_server.urllib.request.Request(f"{url}/predict", body)
-        answer = json.load(local_server.here.open(request, timeout=60))
+        answer = local_server.session().post(f"{url}/predict", body, timeout=60).json()
         seconds.append(time.perf_counter() - started)
     return list(answer["probabilities"].values()), min(seconds)
 
@@ -352,7 +427,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Race the packed service against others.")
     parser.add_argument("checkpoint", type=Path, help="that was packed last")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
-    parser.add_argument("--workers", type=int, default=2, help="of each (default: 2)")
+    parser.add_argument("--workers", type=int, default=2, help="of each other (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--seconds", type=int, default=5, help="of each turn (default: 5)")
     args = parser.parse_args()
@@ -362,17 +437,22 @@ def main() -> None:
     state = checkpoint.load(args.checkpoint)
     paths = [args.data_dir / name for name in state.photos["val"]]
     print(machine.describe())
-    print(f"{args.workers} workers each; wrk, {args.rounds} rounds of {args.seconds} s\n")
+    print(
+        f"{args.workers} workers each, this stack one;"
+        f" wrk, {args.rounds} rounds of {args.seconds} s\n"
+    )
     field = contenders(args.checkpoint, saved_path, args.workers)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         all_photos, one = Path(folder, "all"), Path(folder, "one")
         all_photos.write_text("".join(f"{path.resolve()}\n" for path in paths))
         one.write_text(next(f"{p.resolve()}\n" for p in paths if max(Image.open(p).size) == SIDE))
         for contender in field:
-            stack.enter_context(served(contender, saved_path, args.workers))
-        race(field, all_photos, one, args.rounds, args.seconds)
+            stack.enter_context(served(contender, saved_path))
+        ceiling = Ceiling(saved_path, paths)
+        race(field, ceiling, (all_photos, one), args.rounds, args.seconds)
+        otherwise(field[-1], ceiling, all_photos, args.seconds)
         compare_large(field[-1].url, state, paths)
-    show(field)
+    show(field, ceiling)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Race the default recipe against the tutorial's own loop, epoch by epoch, in one run.
 
-    python bench/train.py | tee bench/results/train.txt    # 25 epochs each
-    python bench/train.py --epochs 3                       # the ratio per epoch only
+    python -m bench.train | tee bench/results/train.txt    # 25 epochs each
+    python -m bench.train --epochs 3                       # the ratio per epoch only
 
 The tutorial's loop is written out below as it was published: batches of 4, float32, photos decoded
 anew in every epoch in the same process. The epochs of the two alternate, so that whatever else the
@@ -12,24 +12,22 @@ before the first photo is read.
 import argparse
 import contextlib
 import io
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import machine
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
+from tqdm import tqdm
+
+import train as ours
+from bench import machine
+from simplestack.training import checkpoint, engine, model
 
 PROJECT = Path(__file__).parent.parent
-sys.path.insert(0, str(PROJECT))  # the scripts are no package
-
-import train as ours  # noqa: E402
-from simplestack.training import engine, model  # noqa: E402
-
 TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
 NORMALISE = v2.Normalize(list(model.MEAN), list(model.STD))
 TRANSFORMS = {
@@ -106,7 +104,7 @@ def timed_run(*arguments: object) -> tuple[list[float], list[float], float]:
         with contextlib.redirect_stdout(watch), contextlib.redirect_stderr(io.StringIO()):
             ours.main(given)
         total = time.perf_counter() - watch.started
-        history = ours.checkpoint.load(path).history
+        history = checkpoint.load(path).history
     return watch.at, [row["val_accuracy"] for row in history], total
 
 
@@ -155,7 +153,7 @@ class OurEpochs:
     def epoch(self, number: int) -> float:
         """Train for an epoch; give its seconds."""
         with contextlib.redirect_stdout(io.StringIO()):
-            ours.train_epoch(self.run, number, ours.tqdm(disable=True))
+            ours.train_epoch(self.run, number, tqdm(disable=True))
         return self.run.state.history[-1]["seconds"]
 
 

@@ -87,7 +87,11 @@ def test_numbers_of_all_workers_add_up(server, photo):
     assert counted["http_request_duration_seconds_count", "/predict"] == 40
     assert counted["step_seconds_count", "decode"] == 40
     assert counted["step_seconds_count", "inference"] == 40
-    assert 0 < counted["step_seconds_sum", "inference"] < counted["http_request_duration_seconds_sum", "/predict"]
+    assert (
+        0
+        < counted["step_seconds_sum", "inference"]
+        < counted["http_request_duration_seconds_sum", "/predict"]
+    )
 
 
 def test_made_up_paths_and_probes_add_no_numbers(server):
@@ -97,7 +101,9 @@ def test_made_up_paths_and_probes_add_no_numbers(server):
         answer = httpx.get(f"{url}/made-up-{i}")
         httpx.get(f"{url}/livez")
     logged(process, answer)
-    counted = {key: n for key, n in (numbers(url) - before).items() if key[0] == "http_requests_total"}
+    counted = {
+        key: n for key, n in (numbers(url) - before).items() if key[0] == "http_requests_total"
+    }
     assert counted == {("http_requests_total", "404", "other"): 20}
 
 

@@ -31,7 +31,7 @@ real = pytest.mark.skipif(
 def walked(tmp_path_factory) -> tuple[Path, str]:
     """The commands of the README's walk, run one after the other; the folder and the output."""
     readme = (PROJECT / "README.md").read_text()
-    walk = readme[readme.index("\n## Step by step") : readme.index("\n## What happens")]
+    walk = readme[readme.index("\n## Step by step") : readme.index("\n## Your own photos")]
     commands = [
         c for block in re.findall(r"```sh\n(.*?)```", walk, re.DOTALL) for c in block.split("\n")
     ]

@@ -228,7 +228,9 @@ def test_threads_fit_the_quota_of_the_container(image, quota, expected):
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["to_the_first", "to_all_behind_a_shell"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_under_load_leaves_no_request_that_has_begun_unanswered(image, bento, photo, workers, to_all):
+def test_sigterm_under_load_leaves_no_request_that_has_begun_unanswered(
+    image, bento, photo, workers, to_all
+):
     without_exec = command(bento).replace("exec ", "")
     behind_a_shell = ("sh", "-c", f"{without_exec}; exit $?") if to_all else ()
     with running(image, "-e", f"WEB_CONCURRENCY={workers}", command=behind_a_shell) as (

@@ -7,18 +7,24 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import requests
 
 from simplestack.serving import settings
 from simplestack.serving.errors import StackError
 
 HOST = "127.0.0.1"
-here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to HOST
 READY_WITHIN = 120  # seconds; a cold disk and a busy machine take a good part of it
+
+
+def session() -> requests.Session:
+    """Return a client that no proxy keeps from reaching HOST."""
+    client = requests.Session()
+    client.trust_env = False
+    return client
 
 
 def free_port() -> int:
@@ -59,10 +65,11 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            with here.open(f"{url}/readyz", timeout=5):
+            if session().get(f"{url}/readyz", timeout=5).ok:
                 return True
-        except OSError:  # not yet
-            time.sleep(0.1)
+        except requests.RequestException:  # not yet
+            pass
+        time.sleep(0.1)
     return False
 
 
@@ -78,12 +85,10 @@ def predict(url: str, image: Path) -> str:
         body = image.read_bytes()
     except OSError as error:
         raise StackError(f"can't read {image} ({error.strerror}): name a photo") from error
-    request = urllib.request.Request(f"{url}/predict", body, headers)  # noqa: S310
-    try:
-        with here.open(request, timeout=60) as response:
-            return str(response.read().decode())
-    except urllib.error.HTTPError as error:
-        raise StackError(f"{image} is refused: {error.code} {error.read().decode()}") from error
+    response = session().post(f"{url}/predict", body, headers=headers, timeout=60)
+    if not response.ok:
+        raise StackError(f"{image} is refused: {response.status_code} {response.text}")
+    return response.text
 
 
 def check_port(port: int) -> None:
