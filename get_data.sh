@@ -43,7 +43,7 @@ show() {
         for class in "$dir/$split"/*/; do
             photos=$(photos_in "$class" | wc -l)
             others=$(($(find "$class" -type f | wc -l) - photos))
-            [ "$others" -eq 0 ] && others="" || others=", $others other left out"
+            [ "$others" -eq 0 ] && others="" || others=", $others other skipped"
             echo "$split/$(basename "$class"): $((photos)) photos$others"
         done
     done

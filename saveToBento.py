@@ -75,9 +75,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Export the best weights to `folder`; give the ONNX file to serve and what is known of it.
+    """Export the best weights to `folder`; return the ONNX file to serve and what is known of it.
 
-    Raises StackError where ONNX and PyTorch differ. Where int8 answers otherwise, fp32 is taken.
+    Raises StackError if ONNX and PyTorch differ. Where int8 answers otherwise, fp32 is taken.
     """
     classifier = model.Classifier(len(state.classes))
     classifier.load_state_dict(state.best)

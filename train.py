@@ -44,7 +44,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; a resumed run takes what isn't given from its checkpoint."""
     parser = argparse.ArgumentParser(
         description="Fine-tune ResNet-18 on a folder of photos: data/CLASS/, or data/train/CLASS/"
-        " to learn from and data/val/CLASS/ to check with. Each class folder is a label.",
+        " for training and data/val/CLASS/ for validation. Each class folder is a label.",
         epilog="Next: python saveToBento.py",
     )
     add = parser.add_argument
@@ -174,8 +174,9 @@ def fit(run: Run) -> None:
         engine.stop()
         return
     steps = math.ceil(len(run.train) / args.batch_size)  # an epoch
-    hidden = bool(run.engine.rank) or None  # None: where there is no terminal
-    with tqdm(total=args.epochs * steps, unit="step", disable=hidden) as bar:
+    # None: only on a terminal
+    disable = True if run.engine.rank else None
+    with tqdm(total=args.epochs * steps, unit="step", disable=disable) as bar:
         bar.update(state.epoch * steps)
         if run.recipe.probe and not state.history:
             fit_head(run, bar)
@@ -219,7 +220,7 @@ def prepare(args: argparse.Namespace, where: Engine, path: Path) -> Run:
         if state.notice:
             print(f"note: {state.notice}", file=sys.stderr)
         print(
-            f"{len(train)} photos to learn from, {len(val)} to check with;"
+            f"{len(train)} training photos, {len(val)} validation photos;"
             f" {', '.join(state.classes)}; on {where}"
         )
     learner = where.parallel(network)
@@ -332,7 +333,7 @@ def finish(run: Run) -> None:
 
 
 def wants_bento(answer: str) -> bool:
-    """Ask whether to pack the result, where there is someone to ask."""
+    """Ask whether to pack the result, when run from a terminal."""
     if answer == "ask" and sys.stdin.isatty() and sys.stdout.isatty():
         try:
             answer = input("\nSave it into BentoML now? [Y/n] ").strip().lower() or "yes"

@@ -49,7 +49,7 @@ def over_seeds(data_dir: Path, recipe: str, seeds: int) -> list[float]:
 
 
 def spread(values: list[float]) -> str:
-    """Give mean ± standard deviation."""
+    """Return mean ± standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.4f} ± {deviation:.4f}"
 

@@ -44,7 +44,7 @@ def generate(folder: Path, start: int, stop: int) -> None:
 
 
 def train(data_dir: Path, cache: float) -> tuple[float, int]:
-    """Train for one epoch; give the seconds that it took, and the most memory in bytes."""
+    """Train for one epoch; return the seconds that it took, and the most memory in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         command: list[str | Path] = [sys.executable, PROJECT / "train.py", "--data-dir", data_dir]
         command += ["--epochs", "1", "--output", Path(folder, "run.ckpt"), "--cache", str(cache)]

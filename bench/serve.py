@@ -383,7 +383,7 @@ def compare_large(url: str, state: checkpoint.Checkpoint, paths: list[Path]) -> 
 
 
 def enlarged(path: Path) -> bytes:
-    """Give a photo as a JPEG of 12 megapixels."""
+    """Return a photo as a JPEG of 12 megapixels."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     scale = math.sqrt(LARGE / (image.width * image.height))
     size = round(scale * image.width), round(scale * image.height)
@@ -400,7 +400,7 @@ def at_full_size(photo: bytes) -> bytes:
 
 
 def nudged(photo: bytes) -> bytes:
-    """Change every value of a photo by -1, 0 or 1 at random; give a PNG."""
+    """Change every value of a photo by -1, 0 or 1 at random; return a PNG."""
     pixels = np.asarray(Image.open(io.BytesIO(photo))).astype(int)
     noise = np.random.default_rng(0).integers(-1, 2, pixels.shape)
     return _png(Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)))
@@ -413,7 +413,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _ask(url: str, body: bytes) -> tuple[Probabilities, float]:
-    """Give the probabilities, and the least seconds of three tries."""
+    """Return the probabilities, and the least seconds of three tries."""
     seconds = []
     for _ in range(3):
         started = time.perf_counter()

@@ -57,7 +57,7 @@ class Tutorial:
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=7, gamma=0.1)
 
     def epoch(self) -> float:
-        """Train for an epoch; give the validation accuracy."""
+        """Train for an epoch; return the validation accuracy."""
         self.network.train()
         for photos, labels in self.loaders["train"]:
             self.optimizer.zero_grad()
@@ -96,7 +96,7 @@ class Stopwatch(io.StringIO):
 
 
 def timed_run(*arguments: object) -> tuple[list[float], list[float], float]:
-    """Train; give the seconds until the end of each epoch, its accuracy, and the total."""
+    """Train; return the seconds until the end of each epoch, its accuracy, and the total."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.ckpt")
         given = ["--output", str(path), "--save-to-bento", "no", *map(str, arguments)]
@@ -151,7 +151,7 @@ class OurEpochs:
             self.run = ours.prepare(args, engine.start("auto"), path)
 
     def epoch(self, number: int) -> float:
-        """Train for an epoch; give its seconds."""
+        """Train for an epoch; return its seconds."""
         with contextlib.redirect_stdout(io.StringIO()):
             ours.train_epoch(self.run, number, tqdm(disable=True))
         return self.run.state.history[-1]["seconds"]

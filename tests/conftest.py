@@ -29,7 +29,7 @@ OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.
 def run(
     *command: object, cwd: Path = PROJECT, stdin: int = subprocess.DEVNULL, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Run a command as a person would, without a terminal; give what it printed."""
+    """Run a command as a person would, without a terminal; return what it printed."""
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -47,7 +47,7 @@ def python(script: str, *arguments: object, **options) -> subprocess.CompletedPr
 
 
 def error_line(result: subprocess.CompletedProcess) -> str:
-    """Give the one line that a user gets when something is wrong, and nothing else."""
+    """Return the one line that a user gets when something is wrong, and nothing else."""
     assert result.returncode not in {0, None}, result.stdout
     assert "Traceback" not in result.stderr
     return next(line for line in result.stderr.splitlines() if "error: " in line)
@@ -105,7 +105,7 @@ def url(bento) -> Iterator[str]:
 
 
 def command(bento: Path) -> str:
-    """Give the CMD of a Bento's Dockerfile: what the container starts."""
+    """Return the CMD of a Bento's Dockerfile: what the container starts."""
     return (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
 
 
@@ -113,7 +113,7 @@ def command(bento: Path) -> str:
 def gunicorn(
     bento: Path, under: tuple[str, ...] = (), **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Serve a Bento as the container does, by the Dockerfile's CMD; give the URL and gunicorn.
+    """Serve a Bento as the container does, by the Dockerfile's CMD; return the URL and gunicorn.
 
     `under` names a program to start it with. Its log is the file `log`.
     """

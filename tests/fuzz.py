@@ -129,7 +129,7 @@ def form(body: bytes, rng: random.Random) -> bytes:
 
 
 def ask(url: str, request: tuple[str, bytes, dict[str, str]]) -> tuple[int, str]:
-    """Send one request; give its status, and what is wrong with the answer, "" if nothing."""
+    """Send one request; return its status, and what is wrong with the answer, "" if nothing."""
     query, body, headers = request
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
@@ -152,7 +152,7 @@ def worker_of(gunicorn_pid: int) -> int:
 
 
 def memory(pid: int) -> int:
-    """Give the resident memory of a process, in KiB."""
+    """Return the resident memory of a process, in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0])
 

@@ -47,7 +47,7 @@ def weights(torch_home: Path) -> Path:
 
 
 def run(output: Path, *arguments: object) -> Checkpoint:
-    """Train in this process; give the checkpoint."""
+    """Train in this process; return the checkpoint."""
     given = ["--output", output, "--device", "cpu", "--save-to-bento", "no", *arguments]
     train.main([str(argument) for argument in given])
     return checkpoint.load(output)

@@ -106,7 +106,7 @@ def test_good_photos_raise_no_warning(photos: Path) -> None:
 def test_many_broken_photos_do_not_flood_the_screen(photos: Path) -> None:
     for i in range(30):
         (photos / "train" / "ants" / f"broken{i}.jpg").write_text("no photo")
-    assert "30 photos left out" in opened(photos)[2]
+    assert "30 photos skipped" in opened(photos)[2]
     assert opened(photos)[2].count("ants/broken") == data.MOST_NAMED
 
 

@@ -94,7 +94,7 @@ def test_archive_is_taken_from_any_kind_of_address(archive, web, tmp_path, kind)
 
 def test_counts_and_next_command_are_shown(archive, tmp_path):
     lines = get(tmp_path, url=archive).stdout.splitlines()
-    assert "train/ants: 6 photos, 1 other left out" in lines
+    assert "train/ants: 6 photos, 1 other skipped" in lines
     assert "val/bees: 3 photos" in lines
     assert lines[-1] == "Next: python train.py"
 

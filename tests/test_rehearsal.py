@@ -95,7 +95,7 @@ def photo(pictures) -> Path:
 
 @contextmanager
 def running(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Run the image under Heroku's rules; give the container's id and its URL, once it's ready."""
+    """Run the image under Heroku's rules; return the container's id and its URL, once ready."""
     port = local_server.free_port()
     network = ("--network", "host", "-e", f"PORT={port}")
     container = docker("run", "--detach", *HEROKUS_RULES, *network, *options, image, *command)

@@ -31,7 +31,7 @@ def offline_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def stop_after(
     process: "subprocess.Popen[str]", line: str, number: int, *, group: bool = False
 ) -> str:
-    """Send a signal once a line with that start has been printed; give what follows it.
+    """Send a signal once a line with that start has been printed; return what follows it.
 
     The `group` gets it with all its processes, as when Ctrl-C is typed.
     """

@@ -23,7 +23,7 @@ SERVERS = ["bentoml", "gunicorn"]
 
 @contextmanager
 def served(server: str, bento: Path, **environment: str) -> Iterator[str]:
-    """Serve a Bento with `bentoml serve`, or as in the container; give its address."""
+    """Serve a Bento with `bentoml serve`, or as in the container; return its address."""
     if server == "bentoml":
         with local_server.serve(str(bento), **environment) as address:
             yield address

@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_the_finished_epochs(pictures, tmp_path):
 
 
 def refuse(capsys, *arguments: object) -> str:
-    """Start a training that can't be, in this process; give the line that people get."""
+    """Start a training that can't be, in this process; return the line that people get."""
     try:
         train_py.main(["--from-scratch", *map(str, arguments)])
     except StackError as error:

@@ -62,14 +62,14 @@ def packed_before(labels: dict[str, str]) -> bentoml.Bento | None:
 
 
 def code() -> str:
-    """Give the SHA-256 of all that shapes a Bento besides the checkpoint."""
+    """Return the SHA-256 of all that shapes a Bento besides the checkpoint."""
     package = (f for f in (PROJECT / "simplestack").rglob("*") if f.suffix in {".py", ".html"})
     scripts = ("service.py", "gunicorn.conf.py", "saveToBento.py", "requirements-serve.txt")
     return fingerprint(*sorted(package), *(PROJECT / name for name in scripts))
 
 
 def fingerprint(*paths: Path) -> str:
-    """Give the SHA-256 of some files."""
+    """Return the SHA-256 of some files."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())

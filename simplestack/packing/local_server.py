@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @contextmanager
 def serve(bento: str, port: int = 0, **environment: str) -> Iterator[str]:
-    """Serve a Bento, named by its tag or path, on a port (0: a free one); give the URL.
+    """Serve a Bento, named by its tag or path, on a port (0: a free one); return the URL.
 
     Raises StackError with the end of the server's log where it doesn't get ready.
     """
@@ -74,9 +74,9 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
 
 
 def predict(url: str, image: Path) -> str:
-    """Post an image to /predict, as the README's curl does, and give the answer's body.
+    """Post an image to /predict, as the README's curl does, and return the answer's body.
 
-    Raises StackError where it can't be read, or the service refuses it.
+    Raises StackError if it can't be read, or the service refuses it.
     """
     headers = {"Content-Type": "image/*"}
     if token := os.environ.get("API_TOKEN"):

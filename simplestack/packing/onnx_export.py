@@ -98,12 +98,12 @@ def read_photos(photos: data.Photos, most: int | None = None) -> tuple[Photo, li
 
 @torch.inference_mode()
 def torch_logits(classifier: model.Classifier, photos: Photo) -> Floats:
-    """Give PyTorch's logits, N×C."""
+    """Return PyTorch's logits, N×C."""
     classifier.eval()
     batches = torch.from_numpy(photos).split(BATCH)
     return np.asarray(torch.cat([classifier(batch) for batch in batches]), dtype=np.float32)
 
 
 def onnx_logits(packed: OnnxModel, photos: Photo) -> Floats:
-    """Give the packed model's logits, N×C."""
+    """Return the packed model's logits, N×C."""
     return np.concatenate([packed(photos[i : i + BATCH])[0] for i in range(0, len(photos), BATCH)])

@@ -112,7 +112,7 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
     """Decode an opened image into upright 8-bit RGB; of an animation, the first frame.
 
     A picture with sides of twice `at_least` pixels or more is reduced by a whole number, as long as
-    its sides keep so many. Raises BadImageError where the pixels can't be decoded.
+    its sides keep so many. Raises BadImageError if the pixels can't be decoded.
     """
     try:
         image.draft(image.mode, (at_least, at_least))  # JPEGs come reduced from their decoder

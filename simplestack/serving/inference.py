@@ -36,7 +36,7 @@ class OnnxModel:
         )
 
     def __call__(self, photos: Photo) -> tuple[Floats, Floats]:
-        """Give the logits, N×C, and the class activation maps, N×C×7×7, of N×224×224×3 uint8."""
+        """Return the logits, N×C, and the class activation maps, N×C×7×7, of N×224×224×3 uint8."""
         logits, maps = self.session.run(["logits", "maps"], {"photos": photos})
         return cast(Floats, logits), cast(Floats, maps)
 

@@ -106,7 +106,7 @@ def _ms(seconds: float) -> float:
 
 
 def metrics(_: Request) -> Response:
-    """Give the numbers of all workers, in Prometheus' text format."""
+    """Return the numbers of all workers, in Prometheus' text format."""
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()

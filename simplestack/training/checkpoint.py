@@ -97,7 +97,7 @@ def check_output(path: Path, *, resumed: bool) -> None:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that `path` is always either the old one or the new one, whole.
 
-    Raises StackError where the disk won't take it; the old one then stays.
+    Raises StackError if the disk won't take it; the old one then stays.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -163,7 +163,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path) -> Path:
-    """Find the checkpoint that was written last. Raises StackError where there is none."""
+    """Find the checkpoint that was written last. Raises StackError if there is none."""
     paths = sorted(folder.glob("*" + SUFFIX), key=lambda p: p.stat().st_mtime)
     if not paths:
         raise StackError(f"there is no checkpoint in {folder}/: run `python train.py` first")

@@ -21,8 +21,8 @@ from simplestack.training import sample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 SPLITS = ("train", "val")
-VAL_SHARE = 0.2  # of each class, set aside where there is no val/
-LEAST_SIDE, MOST_SIDE = 16, 16_000  # pixels; what is smaller or larger is no photo to learn from
+VAL_SHARE = 0.2  # of each class, held out if there is no val/
+MIN_SIDE, MAX_SIDE = 16, 16_000  # pixels; what is smaller or larger is no photo
 KEPT_SIDE = 2 * images.RESIZE  # pixels, at most the shorter side of a photo kept for random crops
 UNEQUAL = 3  # times more photos than the smallest class has: worth a warning
 MOST_NAMED = 10  # files in one warning
@@ -60,7 +60,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
     ) -> None:
         """Take the photos `names` below data_dir; the folder that each lies in is its class.
 
-        Photos to learn from have an augmentation: random views of what is in a photo.
+        Training photos have an augmentation: random views of what is in a photo.
         """
         self.data_dir = data_dir
         self.paths = [data_dir / name for name in names]
@@ -73,7 +73,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, view: View) -> tuple[Tensor, int]:
-        """Give one view of a photo: the same for the same seed, in whichever process."""
+        """Return one view of a photo: the same for the same seed, in whichever process."""
         index, seed = view
         path = self.paths[index]
         picture = self.decoded[path] if path in self.decoded else self.read(path)
@@ -94,15 +94,15 @@ class Photos(Dataset[tuple[Tensor, int]]):
         return len(self.decoded) == len(self.paths)
 
     def read(self, path: Path) -> Tensor:
-        """Decode a photo, H×W×3 uint8; one to check with as the network sees it, 224×224×3.
+        """Decode a photo, H×W×3 uint8; a validation photo as the network sees it, 224×224×3.
 
-        Raises StackError where it can't be used.
+        Raises StackError if it can't be used.
         """
         try:
             image = images.identify(path.read_bytes())
-            if min(image.size) < LEAST_SIDE or max(image.size) > MOST_SIDE:
+            if min(image.size) < MIN_SIDE or max(image.size) > MAX_SIDE:
                 raise StackError(
-                    f"its {image.width}×{image.height} pixels are not {LEAST_SIDE} to {MOST_SIDE}"
+                    f"its {image.width}×{image.height} pixels are not {MIN_SIDE} to {MAX_SIDE}"
                     " a side"
                 )
             if not self.augment:
@@ -160,10 +160,10 @@ def _seeded(augment: v2.Transform, picture: Tensor, seed: int) -> Tensor:
 
 
 def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
-    """List the photos to learn from and to check with.
+    """List the training and the validation photos.
 
-    Where data_dir has no train/ and val/, a fifth of each class, chosen by `seed`, is set aside
-    to check with. Raises StackError where a class has too few.
+    Where data_dir has no train/ and val/, a fifth of each class, chosen by `seed`, is held out
+    for validation. Raises StackError if a class has too few.
     """
     names: Names = {split: [] for split in SPLITS}
     rng = random.Random(seed)  # noqa: S311  (nothing secret about it)
@@ -174,8 +174,8 @@ def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
             photos = photos_in(data_dir / name)
             if len(photos) == 1:
                 raise StackError(
-                    f"{photos[0]} is the only photo of its class: one more is needed, to learn from"
-                    " one and check with the other"
+                    f"{photos[0]} is the only photo of its class: one more is needed, one"
+                    " for training and one for validation"
                 )
             chosen = set(
                 rng.sample(photos, min(len(photos), max(1, round(VAL_SHARE * len(photos)))))
@@ -211,9 +211,9 @@ def open_photos(
     budget: float,
     device: torch.device,
 ) -> tuple[Photos, Photos, list[str]]:
-    """Read all photos once; give those to learn from, those to check with, and warnings.
+    """Read all photos once; return those for training, those for validation, and warnings.
 
-    At most `budget` bytes of decoded photos are kept on `device`. Raises StackError where none of
+    At most `budget` bytes of decoded photos are kept on `device`. Raises StackError if none of
     a class can be used.
     """
     train = Photos(data_dir, names["train"], classes, augment)
@@ -228,21 +228,21 @@ def open_photos(
         if missing:
             raise StackError(
                 f"none of the photos of {missing[0]} can be used to"
-                f" {'learn from' if photos is train else 'check with'}: {_some(broken)}"
+                f" {'train on' if photos is train else 'validate with'}: {_some(broken)}"
             )
     learnt = set(of_train.digests.values())
     both = [str(path) for path, digest in of_val.digests.items() if digest in learnt]
-    return train, val, strays(data_dir, classes) + warnings(classes, train, broken, both)
+    return train, val, unexpected_files(data_dir, classes) + warnings(classes, train, broken, both)
 
 
 def warnings(classes: list[str], train: Photos, broken: list[str], both: list[str]) -> list[str]:
     """Say what people should know of their photos before they trust the result."""
     found = []
     if broken:
-        found.append(f"{len(broken)} photos left out: {_some(broken)}")
+        found.append(f"{len(broken)} photos skipped: {_some(broken)}")
     if both:
         found.append(
-            f"{len(both)} photos to check with are also learnt from, which flatters the accuracy:"
+            f"{len(both)} validation photos are training photos too, which flatters the accuracy:"
             f" {_some(both)}"
         )
     counts = {name: train.labels.count(label) for label, name in enumerate(classes)}
@@ -252,12 +252,12 @@ def warnings(classes: list[str], train: Photos, broken: list[str], both: list[st
     return found
 
 
-def strays(data_dir: Path, classes: list[str]) -> list[str]:
+def unexpected_files(data_dir: Path, classes: list[str]) -> list[str]:
     """Warn of files in the class folders that are not named like photos."""
     roots = [data_dir / split for split in SPLITS] if is_split(data_dir) else [data_dir]
     files = [p for root in roots for name in classes for p in sorted((root / name).iterdir())]
     odd = [str(p) for p in files if p.suffix.lower() not in SUFFIXES and p.name[0] != "."]
-    return [f"{len(odd)} files left out, not named like photos: {_some(odd)}"] if odd else []
+    return [f"{len(odd)} files skipped, not named like photos: {_some(odd)}"] if odd else []
 
 
 def _some(items: list[str]) -> str:

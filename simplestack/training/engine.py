@@ -47,7 +47,7 @@ class Engine:
         return contextlib.nullcontext()
 
     def share(self, items: Sequence[int]) -> Sequence[int]:
-        """Give this process's part of the items."""
+        """Return this process's part of the items."""
         return items[self.rank :: self.world]
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ class Engine:
         return network if self.world == 1 else DistributedDataParallel(network)
 
     def memory(self, budget: float) -> float:
-        """Give this process's part of a budget for the whole machine."""
+        """Return this process's part of a budget for the whole machine."""
         return budget / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def batches(self, photos: Photos, plan: list[list[View]]) -> Batches:
-        """Give the photos of each batch in the plan.
+        """Return the photos of each batch in the plan.
 
         Photos in memory come from there; others are read by processes beside this one.
         """
@@ -80,7 +80,7 @@ class Engine:
 
     @torch.no_grad()
     def run(self, network: model.Classifier, photos: Photos, *, features: bool = False) -> Tensor:
-        """Give the logits, N×C, or the features, N×512, of all photos: float32, on the CPU.
+        """Return the logits, N×C, or the features, N×512, of all photos: float32, on the CPU.
 
         Every process computes its part and gets all.
         """
@@ -119,7 +119,7 @@ def _ignore_stops(_: int) -> None:
 def start(name: str) -> Engine:
     """Find the device, and join the other processes where torchrun started this one.
 
-    Raises StackError where this machine has no such device.
+    Raises StackError if this machine has no such device.
     """
     device = choose_device(name)
     if not dist.is_torchelastic_launched():
@@ -138,7 +138,7 @@ def stop() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Find the device to train on. Raises StackError where this machine doesn't have it."""
+    """Find the device to train on. Raises StackError if this machine doesn't have it."""
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

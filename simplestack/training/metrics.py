@@ -12,13 +12,13 @@ BINS = 10  # of confidence, for the calibration error
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Give the mean cross-entropy and the share of right answers, of N×C logits."""
+    """Return the mean cross-entropy and the share of right answers, of N×C logits."""
     right = (logits.argmax(1) == labels).double().mean()
     return nn.functional.cross_entropy(logits, labels).item(), right.item()
 
 
 def interval(right: int, of: int) -> tuple[float, float]:
-    """Give the 95 % confidence interval of a proportion (Wilson 1927)."""
+    """Return the 95 % confidence interval of a proportion (Wilson 1927)."""
     share, z2 = right / of, Z * Z / of
     middle = (share + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(share * (1 - share) / of + z2 / of / 4)
@@ -26,7 +26,7 @@ def interval(right: int, of: int) -> tuple[float, float]:
 
 
 def calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> float:
-    """Give the mean distance between confidence and accuracy, over bins of equal width.
+    """Return the mean distance between confidence and accuracy, over bins of equal width.
 
     This is the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural
     Networks"): 0 where of all answers given with a confidence of 0.8 just 80 % are right.

@@ -33,11 +33,11 @@ class Classifier(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """Give the logits, N×C float32, of N×224×224×3 uint8 photos."""
+        """Return the logits, N×C float32, of N×224×224×3 uint8 photos."""
         return cast(Tensor, self.resnet(self._normalise(photos)))
 
     def explain(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the logits, N×C, and the class activation maps, N×C×7×7, of uint8 photos.
+        """Return the logits, N×C, and the class activation maps, N×C×7×7, of uint8 photos.
 
         ResNet ends in an average over positions and one linear layer. The two commute, so the
         head applied at every position gives maps whose mean *is* the logit
@@ -48,11 +48,11 @@ class Classifier(nn.Module):
         return maps.mean((2, 3)), maps
 
     def features(self, photos: Tensor) -> Tensor:
-        """Give what the head sees, N×512, of uint8 photos."""
+        """Return what the head sees, N×512, of uint8 photos."""
         return self._layers(photos).mean((2, 3))
 
     def fit_head(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Fit the head to features, N×512, and their labels, N: a linear probe. Gives its logits.
+        """Fit the head to features, N×512, and their labels, N: a linear probe. Returns its logits.
 
         It is multinomial logistic regression with L2 regularisation, solved to its optimum by
         L-BFGS: nothing is random about it. Starting from there, fine-tuning distorts the features
@@ -89,7 +89,7 @@ def pretrained(classes: int) -> Classifier:
     """Build a Classifier with ImageNet's weights below a new head.
 
     torchvision's own loader reads them from TORCH_HOME or downloads them once.
-    Raises StackError where it can't.
+    Raises StackError if it can't.
     """
     weights = ResNet18_Weights.IMAGENET1K_V1
     model = Classifier(classes)

@@ -38,7 +38,7 @@ class Recipe:
         return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
     def learning_rate(self, lr: float, done: float, epochs: int) -> float:
-        """Give the body's learning rate when `done` of so many epochs, also parts, are done."""
+        """Return the body's learning rate when `done` of so many epochs, also parts, are done."""
         if self.cosine:
             return lr * (1 + math.cos(math.pi * done / epochs)) / 2
         return lr * LR_FACTOR ** (int(done) // LR_STEP)

@@ -32,7 +32,7 @@ Inference = tuple[dict[str, Any], Tensor]
 
 
 def folder_of(path: Path) -> Path:
-    """Give the folder beside a checkpoint for all that is written about it."""
+    """Return the folder beside a checkpoint for all that is written about it."""
     return path.with_suffix("")
 
 
@@ -46,7 +46,7 @@ def write_history(path: Path, state: Checkpoint) -> None:
 
 
 def tensorboard_writer() -> Any:
-    """Give PyTorch's SummaryWriter. Raises StackError where TensorBoard isn't installed."""
+    """Return PyTorch's SummaryWriter. Raises StackError if TensorBoard isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
     except ImportError as error:
@@ -57,7 +57,7 @@ def tensorboard_writer() -> Any:
 
 
 def log_tensorboard(path: Path, row: dict[str, float]) -> None:
-    """Log an epoch for TensorBoard. Raises StackError where it isn't installed."""
+    """Log an epoch for TensorBoard. Raises StackError if it isn't installed."""
     with tensorboard_writer()(folder_of(path) / "tensorboard") as writer:
         for name, value in row.items():
             writer.add_scalar(name, value, int(row["epoch"]))
@@ -79,12 +79,12 @@ def measure(network: model.Classifier, state: Checkpoint, engine: Engine, val: P
 
 
 def evaluate(state: Checkpoint, engine: Engine, val: Photos) -> dict[str, Any]:
-    """Give the metrics of the best weights."""
+    """Return the metrics of the best weights."""
     return measure(best_network(state, engine), state, engine, val)[0]
 
 
 def write(path: Path, state: Checkpoint, engine: Engine, val: Photos) -> dict[str, Any]:
-    """Write metrics.json and report.html beside the checkpoint `path`; give the metrics."""
+    """Write metrics.json and report.html beside the checkpoint `path`; return the metrics."""
     network = best_network(state, engine)
     measured, probabilities = measure(network, state, engine, val)
     _write(folder_of(path) / "metrics.json", json.dumps(measured, indent=2) + "\n")
