@@ -13,11 +13,13 @@ ceiling is what the cores do without HTTP: decoding and inference, in a process 
 """
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -120,7 +122,6 @@ import onnxruntime
 from fastapi import FastAPI, Request
 from PIL import Image
 
-BENCH = Path(__file__).parent
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = {threads}
 session = onnxruntime.InferenceSession({model!r}, options)
@@ -207,6 +208,9 @@ def served(contender: Contender, saved_path: Path) -> Iterator[None]:
         "PORT": contender.url.rpartition(":")[2],
         "WEB_CONCURRENCY": str(contender.workers),
     }
+    if not contender.program:  # the memory allocator's settings, as the container has them
+        dockerfile = (saved_path / "Dockerfile").read_text()
+        environment |= dict(re.findall(r"^ARG (MALLOC_\w+)=(\w+)$", dockerfile, re.MULTILINE))
     if contender.program:
         environment["PYTHONPATH"] = f"{OTHERS}:{BENCH.parent}"
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
@@ -293,11 +297,14 @@ class Ceiling:
 
 
 def slowly(contender: Contender, ended: threading.Event) -> None:
-    """Send a request that never ends, a byte now and then."""
-    with socket.create_connection((local_server.HOST, int(contender.url[-5:]))) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
-        while not ended.wait(0.2):
-            connection.sendall(b"x")
+    """Send requests that never end, a byte now and then, until each is given up on."""
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
+    address = (local_server.HOST, int(contender.url.rpartition(":")[2]))
+    while not ended.is_set():
+        with contextlib.suppress(ConnectionError), socket.create_connection(address) as connection:
+            connection.sendall(head)
+            while not ended.wait(0.2):
+                connection.sendall(b"x")
 
 
 def race(
