@@ -104,12 +104,11 @@ choose_commands() {
         need git "git-scm.com (or docker with buildx: docs.docker.com/get-docker)"
         login='' release=''
         push="(
-  copy=\$(mktemp -d) && cp -R $bento/. \"\$copy\" && cd \"\$copy\"
+  copy=\$(mktemp -d) && trap 'rm -rf \"\$copy\"' EXIT && cp -R $bento/. \"\$copy\" && cd \"\$copy\"
   git init --quiet && git add --all --force
   git -c user.name=$app -c user.email=$app@localhost commit --quiet --no-gpg-sign --message $app
   git -c credential.helper= -c credential.helper='!heroku git:credentials' \\
     push --force https://git.$HOST/$app.git HEAD:refs/heads/main
-  rm -rf \"\$copy\"
 )"
     fi
 }
