@@ -7,6 +7,7 @@ gunicorn.conf.py and `bentoml serve` do.
 import json
 import os
 import re
+import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -88,7 +89,9 @@ class Telemetry:
             path = scope["path"] if scope["path"] in self.paths else "other"
             REQUESTS.labels(path, record["status"]).inc()
             REQUEST_SECONDS.labels(path).observe(seconds)
-            print(json.dumps({**record, "ms": _ms(seconds)}), flush=True)
+            # In one write, as other workers write to the same place.
+            sys.stdout.write(json.dumps({**record, "ms": _ms(seconds)}) + "\n")
+            sys.stdout.flush()
 
 
 @contextmanager
