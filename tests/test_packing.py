@@ -140,7 +140,13 @@ def test_missing_checkpoint_is_one_clear_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["simplestack/training/model.py", "service.py", "requirements-serve.txt"]
+    "name",
+    [
+        "simplestack/serving/openapi.json",
+        "simplestack/training/model.py",
+        "service.py",
+        "requirements-serve.txt",
+    ],
 )
 def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch, name):
     project = copy_project(tmp_path)

@@ -63,7 +63,8 @@ def packed_before(labels: dict[str, str]) -> bentoml.Bento | None:
 
 def code() -> str:
     """Return the SHA-256 of all that shapes a Bento besides the checkpoint."""
-    package = (f for f in (PROJECT / "simplestack").rglob("*") if f.suffix in {".py", ".html"})
+    files = (path for path in (PROJECT / "simplestack").rglob("*") if path.is_file())
+    package = (path for path in files if path.parent.name != "__pycache__")
     scripts = ("service.py", "gunicorn.conf.py", "saveToBento.py", "requirements-serve.txt")
     return fingerprint(*sorted(package), *(PROJECT / name for name in scripts))
 
