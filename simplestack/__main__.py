@@ -1,44 +1,49 @@
-"""The small commands that run.sh and get_data.sh are made of.
+"""Commands for the shell scripts.
 
-python -m simplestack check-port                 is the port free?
-python -m simplestack serve TAG PHOTO            serve, predict the photo, stay up
-python -m simplestack fetch-weights              so that training finds them
-python -m simplestack draw-sample FOLDER         draw ants and bees
+python -m simplestack check-port            fail if another program listens on $PORT
+python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
+python -m simplestack fetch-weights         download the ImageNet weights
+python -m simplestack saved-path            print where the latest Bento is
+python -m simplestack serve PHOTO           serve the latest Bento and predict a photo
 """
 
+import os
 import sys
 from pathlib import Path
 
+from simplestack.packing import build, local_server
+from simplestack.serving import settings
 from simplestack.serving.errors import StackError
-
-UNREACHABLE = 69  # exit code, as sysexits.h has it for what is unavailable
+from simplestack.training import sample
 
 
 def main(arguments: list[str]) -> None:
-    """Run a command; each imports no more than it needs."""
+    """Run a command. Raises StackError if it fails."""
     match arguments:
         case ["check-port"]:
-            from simplestack.packing import local_server  # noqa: PLC0415
-
-            local_server.check_port(local_server.port())
-        case ["serve", tag, photo]:
-            from simplestack.packing import local_server  # noqa: PLC0415
-
-            local_server.serve_until_ctrl_c(tag, Path(photo))
-        case ["fetch-weights"]:
-            from simplestack.training import model  # noqa: PLC0415
-
-            try:
-                model.pretrained(2)
-            except model.UnreachableError as error:
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(UNREACHABLE)
+            local_server.check_port(settings.read().port)
         case ["draw-sample", folder]:
-            from simplestack.training import sample  # noqa: PLC0415
-
             sample.write(Path(folder), sample.COUNTS)
+        case ["fetch-weights"]:
+            fetch_weights()
+        case ["saved-path"]:
+            print(build.latest().path)
+        case ["serve", photo]:
+            local_server.serve_until_ctrl_c(f"{build.NAME}:latest", Path(photo))
         case _:
-            sys.exit(__doc__)
+            print(__doc__, file=sys.stderr)
+            sys.exit(2)
+
+
+def fetch_weights() -> None:
+    """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
+    from simplestack.training import model  # noqa: PLC0415  # torch takes seconds
+
+    try:
+        model.pretrained(2)
+    except model.UnreachableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(os.EX_UNAVAILABLE)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_packed_service_has_answered_once(packing):
 
 def test_metadata_says_what_is_packed(metadata, trained):
     assert metadata["classes"] == ["ants", "bees"]
-    assert metadata["checkpoint_sha256"] == bento_module.fingerprint(trained)
+    assert metadata["checkpoint_sha256"] == bento_module.hash_files(trained)
     assert metadata["validation_photos"] == 6
     assert 0 <= metadata["accuracy_packed"] <= 1
     assert 0 <= metadata["largest_logit_difference_fp32"] <= 1e-3
@@ -151,9 +151,9 @@ def test_missing_checkpoint_is_one_clear_line(tmp_path):
 def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch, name):
     project = copy_project(tmp_path)
     monkeypatch.setattr(bento_module, "PROJECT", project)
-    before = bento_module.code()
+    before = bento_module.hash_code()
     (project / name).write_text((project / name).read_text() + "\n")
-    assert bento_module.code() != before
+    assert bento_module.hash_code() != before
 
 
 def test_a_checkpoint_of_photos_prepared_otherwise_is_refused(trained, tmp_path):
@@ -181,14 +181,14 @@ def test_missing_photos_are_one_clear_line(trained, tmp_path):
 
 def test_model_that_differs_from_pytorch_is_refused(trained, tmp_path, monkeypatch):
     state = checkpoint.load(trained)
-    monkeypatch.setattr(saveToBento, "MOST_LOGIT_DIFFERENCE", 1e-12)
+    monkeypatch.setattr(saveToBento, "MAX_LOGIT_DIFFERENCE", 1e-12)
     with pytest.raises(StackError, match="not packed"):
         saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
 
 
 def test_int8_that_answers_otherwise_gives_way_to_fp32(trained, tmp_path, monkeypatch, capsys):
     state = checkpoint.load(trained)
-    monkeypatch.setattr(saveToBento, "MOST_CHANGED_ANSWERS", -1)
+    monkeypatch.setattr(saveToBento, "MAX_CHANGED_ANSWERS", -1)
     file, metadata = saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
     assert (file.name, metadata["precision"]) == ("fp32.onnx", "fp32")
     assert "so fp32 is packed" in capsys.readouterr().out
@@ -199,7 +199,7 @@ def test_failed_build_leaves_no_model_behind(tmp_path, monkeypatch):
     before = [str(m.tag) for m in bentoml.models.list()]
     monkeypatch.setattr(bento_module, "PROJECT", tmp_path)
     with pytest.raises(FileNotFoundError):
-        bento_module.build(tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {})
+        bento_module.build_bento(tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {})
     assert [str(m.tag) for m in bentoml.models.list()] == before
 
 
@@ -212,5 +212,5 @@ def test_build_that_fails_at_the_end_leaves_no_bento_behind(bento, monkeypatch):
     before = [str(b.tag) for b in bentoml.list()]
     monkeypatch.setattr(bento_module.dockerfile, "prepare", fail)
     with pytest.raises(StackError, match="other lines"):
-        bento_module.build(model_file, {"classes": ["a", "b"], "notice": ""}, {})
+        bento_module.build_bento(model_file, {"classes": ["a", "b"], "notice": ""}, {})
     assert [str(b.tag) for b in bentoml.list()] == before

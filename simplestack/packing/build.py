@@ -1,4 +1,4 @@
-"""Build a Bento around a packed model: what is in it, and at which versions."""
+"""Build a Bento around a packed model: which files it holds, and which versions they need."""
 
 import hashlib
 import shutil
@@ -9,38 +9,34 @@ from typing import Any
 import bentoml
 
 from simplestack.packing import dockerfile
+from simplestack.serving.errors import StackError
 
-NAME = "ant_or_bee_classifier"
+NAME = "ant_or_bee_classifier"  # as in service.py, which spells both names out
 MODEL = "ant_or_bee_resnet18"
 PROJECT = Path(__file__).parent.parent.parent
-SERVED = ("service.py", "gunicorn.conf.py", "simplestack/__init__.py", "simplestack/serving")
-IGNORED = shutil.ignore_patterns("__pycache__")
+SCRIPTS = ("service.py", "gunicorn.conf.py")
+REQUIREMENTS = "requirements-serve.txt"
 
 
-def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
-    """Save the model in BentoML's store and build the Bento around it: both, or neither."""
+def build_bento(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
+    """Save the model in BentoML's store and build a Bento around it: both or neither."""
     classes = " and ".join(metadata["classes"])
-    requirements = PROJECT / "requirements-serve.txt"
     with bentoml.models.create(MODEL, labels=labels, metadata=metadata) as stored:
         shutil.copy(file, stored.path_of("model.onnx"))
     bento = None
     try:
-        # From a folder of its own, so that nothing gets in but what is named here.
+        # From a folder that holds what is served and nothing else.
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "simplestack").mkdir()
-            for name in SERVED:
-                if (PROJECT / name).is_dir():
-                    shutil.copytree(PROJECT / name, Path(folder, name), ignore=IGNORED)
-                else:
-                    shutil.copyfile(PROJECT / name, Path(folder, name))
+            copy_served(Path(folder))
+            packages = (PROJECT / REQUIREMENTS).read_text().splitlines()
             bento = bentoml.build(
                 "service:AntOrBeeClassifier",
                 build_ctx=folder,
                 labels=labels,
                 description=f"Tells {classes} apart. {metadata['notice']}",
-                python={"packages": requirements.read_text().splitlines(), "lock_packages": False},
+                python={"packages": packages, "lock_packages": False},
             )
-        # The model itself too, so that the saved path is all that serving or an image needs.
+        # With its own copy of the model, the saved path is all that serving or an image needs.
         bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
         dockerfile.prepare(Path(bento.path))
     except BaseException:
@@ -51,27 +47,39 @@ def build(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bento
     return bento
 
 
-def packed_before(labels: dict[str, str]) -> bentoml.Bento | None:
-    """Find out whether the latest Bento already holds this checkpoint and this code."""
+def copy_served(folder: Path) -> None:
+    """Copy what is served to a folder."""
+    shutil.copytree(PROJECT / "simplestack/serving", folder / "simplestack/serving")
+    shutil.copy(PROJECT / "simplestack/__init__.py", folder / "simplestack")
+    for name in SCRIPTS:
+        shutil.copy(PROJECT / name, folder)
+
+
+def latest() -> bentoml.Bento:
+    """Return the Bento that was packed last. Raises StackError if there is none."""
     try:
-        bento = bentoml.get(f"{NAME}:latest")
+        return bentoml.get(f"{NAME}:latest")
+    except bentoml.exceptions.NotFound as error:
+        raise StackError("nothing is packed yet: make run, or python saveToBento.py") from error
+
+
+def find_packed(labels: dict[str, str]) -> bentoml.Bento | None:
+    """Return the latest Bento if it was packed from this checkpoint by this code."""
+    try:
+        bento = latest()
         bentoml.models.get(bento.info.all_models[0].tag)
-    except bentoml.exceptions.NotFound:
+    except (StackError, bentoml.exceptions.NotFound):
         return None
     return bento if bento.info.labels == labels else None
 
 
-def code() -> str:
-    """Return the SHA-256 of all that shapes a Bento besides the checkpoint."""
+def hash_code() -> str:
+    """Return the SHA-256 of everything but the checkpoint that shapes a Bento."""
     files = (path for path in (PROJECT / "simplestack").rglob("*") if path.is_file())
-    package = (path for path in files if path.parent.name != "__pycache__")
-    scripts = ("service.py", "gunicorn.conf.py", "saveToBento.py", "requirements-serve.txt")
-    return fingerprint(*sorted(package), *(PROJECT / name for name in scripts))
+    package = sorted(path for path in files if path.suffix != ".pyc")
+    return hash_files(*package, *(PROJECT / x for x in (*SCRIPTS, "saveToBento.py", REQUIREMENTS)))
 
 
-def fingerprint(*paths: Path) -> str:
-    """Return the SHA-256 of some files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def hash_files(*paths: Path) -> str:
+    """Return the SHA-256 of the contents of some files."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()

@@ -1,9 +1,10 @@
-"""What the image is made of: BentoML's Dockerfile, patched to what Heroku asks for."""
+"""The image's Dockerfile: BentoML's own, patched for Heroku."""
 
 import re
 from pathlib import Path
 
 from simplestack.serving.errors import StackError
+from simplestack.serving.settings import Settings
 
 CHANGES = {
     """\
@@ -16,57 +17,57 @@ ENV PATH=/app/.venv/bin:${PATH}
 RUN if [ -d ./src ]; …
     fi; uv --directory $INSTALL_ROOT pip install -r $BENTO_PATH/env/python/requirements.txt
 """: """\
-# Changed: plain pip, and byte code only of what serving imports, which keeps the image small.
-RUN pip install --no-cache-dir --no-compile -r ./env/python/requirements.txt && \\
-    python -c "import gunicorn.workers.gasgi, gunicorn.app.wsgiapp" && \\
-    python -c "import bentoml, onnxruntime, _bentoml_impl.server.app"
+# Changed: plain pip, without byte code, most of which would never be used.
+RUN pip install --no-cache-dir --no-compile -r ./env/python/requirements.txt
 """,
     """\
 EXPOSE 3000
-""": """\
-# Changed: Heroku ignores EXPOSE, and says in $PORT where it is to be.
-# EXPOSE 3000
-""",
-    """\
+
+# Expose Prometheus port
 EXPOSE 3001
-""": """\
-# Changed: there is nothing: /metrics is served on $PORT too.
-# EXPOSE 3001
-""",
-    """\
+
+RUN chmod +x /home/bentoml/bento/env/docker/entrypoint.sh
+
+USER bentoml
+
 ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
-""": """\
-# Changed: it starts `bentoml serve`, which writes to the home of a user that Heroku doesn't use.
+""": f"""\
+# Changed: Heroku ignores EXPOSE and sets $PORT. /metrics is served there too.
+# EXPOSE 3000
+# EXPOSE 3001
+
+# Changed: it starts `bentoml serve`, which needs a writable home directory. Heroku's user has none.
 # ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
 
-# Added: gunicorn on $PORT, once the settings are known to be good. `exec`, so that SIGTERM reaches
-# gunicorn, which finishes what it has begun, and not a shell that ignores it.
-CMD cd src && python -m simplestack.serving.settings && exec gunicorn --bind "0.0.0.0:${PORT:-5000}"
+# Added: load the app once, which compiles what serving imports, and nothing else.
+RUN cd src && python -c "import gunicorn.app.wsgiapp, gunicorn.workers.gasgi" && \\
+    python -c "from simplestack.serving.app import app; app()"
+
+USER bentoml
+
+# Added: check the settings, then start gunicorn on $PORT. `exec`, so that SIGTERM reaches gunicorn,
+# which finishes the requests in flight, and not a shell that ignores it.
+CMD cd src && python -m simplestack.serving.settings && \\
+    exec gunicorn --bind "0.0.0.0:${{PORT:-{Settings.port}}}"
 """,
 }
-"""What is changed in BentoML's Dockerfile: lines before, and after. "…" stands for any text."""
-
-# So that Heroku builds the image itself from what is pushed to it by git.
-HEROKU_YML = """\
-build:
-  docker:
-    web: Dockerfile
-"""
+"""Text to replace in BentoML's Dockerfile, and what replaces it. "…" matches anything."""
+HEROKU_YML = "build:\n  docker:\n    web: Dockerfile\n"  # lets Heroku build what git pushes
 
 
 def prepare(saved_path: Path) -> None:
-    """Make a Bento one that Heroku can build and run: a Dockerfile, and files that all can read."""
+    """Prepare a Bento for Heroku: write its Dockerfile and make its files readable by any user."""
     generated = saved_path / "env" / "docker" / "Dockerfile"
     (saved_path / "Dockerfile").write_text(patch(generated.read_text()))
     (saved_path / "heroku.yml").write_text(HEROKU_YML)
-    for path in saved_path.rglob("*"):  # the model store keeps its folders to their owner
+    for path in saved_path.rglob("*"):  # the model store lets only its owner read
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
 
 
 def patch(dockerfile: str) -> str:
-    """Make BentoML's generated Dockerfile one for Heroku.
+    """Return BentoML's generated Dockerfile with each of CHANGES made.
 
-    Raises StackError if it doesn't have the lines of each change exactly once.
+    Raises StackError unless it has the lines of each change exactly once.
     """
     for before, after in CHANGES.items():
         pattern = re.escape(before).replace("…", r"[\s\S]*?")

@@ -1,4 +1,4 @@
-"""Start a packed Bento as people do, with `bentoml serve`, wait for it, and stop it again."""
+"""Start a packed Bento with `bentoml serve`, wait until it is ready, and stop it again."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
@@ -17,28 +17,37 @@ from simplestack.serving import settings
 from simplestack.serving.errors import StackError
 
 HOST = "127.0.0.1"
-READY_WITHIN = 120  # seconds; a cold disk and a busy machine take a good part of it
+READY_WITHIN = 120  # seconds; a cold disk or a busy machine can need many of them
 
 
 def session() -> requests.Session:
-    """Return a client that no proxy keeps from reaching HOST."""
+    """Return a client that ignores proxy settings, since they rarely exempt HOST."""
     client = requests.Session()
     client.trust_env = False
     return client
 
 
 def free_port() -> int:
-    """Find a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nothing listens on."""
+    with socket.create_server((HOST, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def check_port(port: int) -> None:
+    """Raise StackError if another program listens on a port."""
+    with socket.socket() as client:
+        if client.connect_ex((HOST, port)) == 0:
+            raise StackError(
+                f"port {port} is taken by another program: stop that one, or choose another port,"
+                " as in PORT=5001 make run"
+            )
 
 
 @contextmanager
 def serve(bento: str, port: int = 0, **environment: str) -> Iterator[str]:
-    """Serve a Bento, named by its tag or path, on a port (0: a free one); return the URL.
+    """Serve a Bento, given by tag or path, on a port (0: any free one) and yield the URL.
 
-    Raises StackError with the end of the server's log where it doesn't get ready.
+    Raises StackError with the end of the server's log if it doesn't become ready.
     """
     port = port or free_port()
     url = f"http://{HOST}:{port}"
@@ -49,7 +58,7 @@ def serve(bento: str, port: int = 0, **environment: str) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C reaches it through us, once
+            start_new_session=True,  # or Ctrl-C would reach it twice, once from the terminal
         )
         try:
             if not _becomes_ready(server, url):
@@ -64,19 +73,17 @@ def serve(bento: str, port: int = 0, **environment: str) -> Iterator[str]:
 def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline and server.poll() is None:
-        try:
+        with suppress(requests.RequestException):  # it doesn't listen yet
             if session().get(f"{url}/readyz", timeout=5).ok:
                 return True
-        except requests.RequestException:  # not yet
-            pass
         time.sleep(0.1)
     return False
 
 
 def predict(url: str, image: Path) -> str:
-    """Post an image to /predict, as the README's curl does, and return the answer's body.
+    """Post an image to /predict and return the body of the answer.
 
-    Raises StackError if it can't be read, or the service refuses it.
+    Raises StackError if the image can't be read or the service rejects it.
     """
     headers = {"Content-Type": "image/*"}
     if token := os.environ.get("API_TOKEN"):
@@ -87,39 +94,25 @@ def predict(url: str, image: Path) -> str:
         raise StackError(f"can't read {image} ({error.strerror}): name a photo") from error
     response = session().post(f"{url}/predict", body, headers=headers, timeout=60)
     if not response.ok:
-        raise StackError(f"{image} is refused: {response.status_code} {response.text}")
+        raise StackError(f"{image} is rejected: {response.status_code} {response.text}")
     return response.text
 
 
-def check_port(port: int) -> None:
-    """Raise StackError where somebody listens on a port already."""
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
-            raise StackError(
-                f"port {port} is taken by another program: stop that one, or choose another port,"
-                " as in PORT=5001 make run"
-            )
-
-
-def stop_as_ctrl_c_does() -> None:
-    """Let SIGTERM and a closed terminal end this program as Ctrl-C does, and its server with it."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
-
-
-def port() -> int:
-    """Return the port that people are to find the service on: PORT, or 5000."""
-    return settings.read().port
+def stop_like_ctrl_c() -> None:
+    """Let SIGTERM and a closed terminal stop this program as Ctrl-C does, and so its server."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def serve_until_ctrl_c(bento: str, image: Path) -> None:
-    """Serve a Bento, print its prediction for an image, and stay up."""
-    stop_as_ctrl_c_does()
-    check_port(port())
+    """Serve a Bento on $PORT, print its prediction for an image, and wait for Ctrl-C."""
+    stop_like_ctrl_c()
+    port = settings.read().port
+    check_port(port)
     try:
-        with serve(bento, port()) as url:
+        with serve(bento, port) as url:
             print(f"{image} → {predict(url, image)}")
-            print(f"\nThe page: http://localhost:{port()}/  (Ctrl-C stops the server)", flush=True)
+            print(f"\nThe page: http://localhost:{port}/  (Ctrl-C stops the server)", flush=True)
             signal.pause()
     except KeyboardInterrupt:
         print("\nStopped.")
