@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from simplestack.serving.errors import StackError
 from simplestack.training import data, report
-from simplestack.training.arguments import RECORDED, parse_arguments
+from simplestack.training.arguments import parse_arguments, recorded
 from simplestack.training.checkpoint import SUFFIX, Checkpoint, check_output, load, save, versions
 from simplestack.training.engine import Engine
 from simplestack.training.evaluate import best_model, evaluate
@@ -102,7 +102,7 @@ def prepare(args: argparse.Namespace, engine: Engine, path: Path) -> Run:
         optimizer.load_state_dict(checkpoint.optimizer)
         if args.epochs != checkpoint.arguments["epochs"] and recipe.cosine and checkpoint.epoch:
             warnings.append("--epochs has changed: from here, lr decays over the new number")
-    checkpoint.arguments |= {"epochs": args.epochs, "data_dir": str(args.data_dir)}
+    checkpoint.arguments = recorded(args)
     checkpoint.photos = {"train": train.names, "val": val.names}
     if engine.rank == 0:
         for warning in warnings:
@@ -119,11 +119,10 @@ def prepare(args: argparse.Namespace, engine: Engine, path: Path) -> Run:
 def new_checkpoint(args: argparse.Namespace) -> Checkpoint:
     """Return the checkpoint of a run that has not begun."""
     classes = data.find_classes(args.data_dir)
-    recorded = {name: getattr(args, name) for name in RECORDED}
     return Checkpoint(
         classes=classes,
         photos=data.find_photos(args.data_dir, classes, args.seed),
-        arguments=recorded | {"data_dir": str(args.data_dir)},
+        arguments=recorded(args),
         notice=data.disclaimer(args.data_dir, args.from_scratch),
         versions=versions(),
     )

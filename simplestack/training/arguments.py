@@ -3,12 +3,12 @@
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 from simplestack.training import checkpoint
 from simplestack.training.recipe import RECIPES
 
 FIXED = ("recipe", "batch_size", "lr", "seed", "from_scratch")  # can't change when resuming
-RECORDED = ("data_dir", "epochs", *FIXED)  # the arguments in a checkpoint
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-c", "--checkpoint", type=Path, help="resume the run that wrote this checkpoint")
     add("--data-dir", type=Path, default=Path("data"), help="the photos (default: data)")
     add("--recipe", choices=tuple(RECIPES), help=recipes)
-    add("--epochs", type=int, help=f"of fine-tuning {epochs}")
+    add("--epochs", type=int, help=f"epochs of fine-tuning {epochs}")
     add("--freeze", dest="epochs", action="store_const", const=0, help="only the head: --epochs 0")
     add("--batch-size", type=int, help=f"photos per step, over all processes {batch_size}")
     add("--lr", type=float, help=f"learning rate of SGD; {lr}")
@@ -70,10 +70,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Exit with an error if the arguments make no sense, alone or together."""
     recipe = RECIPES[args.recipe]
     for name in FIXED if args.resumed else ():
-        recorded = args.resumed.arguments[name]
-        if getattr(args, name) != recorded:
+        before = args.resumed.arguments[name]
+        if getattr(args, name) != before:
             parser.error(
-                f"--{name.replace('_', '-')} is {recorded} in this run and can't be changed when"
+                f"--{name.replace('_', '-')} is {before} in this run and can't be changed when"
                 " resuming: start a new run without --checkpoint"
             )
     for name in ("epochs", "batch_size", "lr", "cache"):
@@ -85,3 +85,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--recipe lp-ft needs ImageNet's features: leave out --from-scratch")
     if args.evaluate and not args.checkpoint:
         parser.error("--evaluate needs the checkpoint: -c saved_models/NAME.ckpt")
+
+
+def recorded(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that a checkpoint records, as plain values."""
+    fixed = {name: getattr(args, name) for name in FIXED}
+    return {"data_dir": str(args.data_dir), "epochs": args.epochs, **fixed}
