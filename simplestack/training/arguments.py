@@ -69,11 +69,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with an error if the arguments make no sense, alone or together."""
     recipe = RECIPES[args.recipe]
-    for name in FIXED if args.resumed else ():
-        before = args.resumed.arguments[name]
-        if getattr(args, name) != before:
+    before = args.resumed.arguments if args.resumed else {}
+    for name, value in before.items():
+        if name in FIXED and getattr(args, name) != value:
             parser.error(
-                f"--{name.replace('_', '-')} is {before} in this run and can't be changed when"
+                f"--{name.replace('_', '-')} is {value} in this run and can't be changed when"
                 " resuming: start a new run without --checkpoint"
             )
     for name in ("epochs", "batch_size", "lr", "cache"):

@@ -201,8 +201,8 @@ def warnings(train: Photos, val: Photos) -> list[str]:
 
 def unexpected_files(data_dir: Path, classes: list[str]) -> list[str]:
     """Return the files in the class folders that are not named like photos."""
-    roots = [data_dir / split for split in SPLITS] if is_split(data_dir) else [data_dir]
-    files = [p for root in roots for name in classes for p in sorted((root / name).iterdir())]
+    folders = [root / name for root in root_folders(data_dir) for name in classes]
+    files = [p for folder in folders for p in sorted(folder.iterdir())]
     return [str(p) for p in files if p.suffix.lower() not in SUFFIXES and p.name[0] != "."]
 
 
@@ -224,12 +224,11 @@ def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
     names: Names = {split: [] for split in SPLITS}
     rng = random.Random(seed)  # noqa: S311  (nothing secret about it)
     for class_name in classes:
-        if is_split(data_dir):
-            folders = [data_dir / split / class_name for split in SPLITS]
-            parts = [photos_in(folder) for folder in folders]
-        else:
-            folders = [data_dir / class_name] * 2
-            parts = hold_out(photos_in(data_dir / class_name), rng)
+        folders = [root / class_name for root in root_folders(data_dir)]
+        parts = [photos_in(folder) for folder in folders]
+        if len(folders) == 1:
+            folders = folders * 2  # both parts are in the same folder
+            parts = hold_out(parts[0], rng)
         for split, folder, paths in zip(SPLITS, folders, parts, strict=True):
             if not paths:
                 raise StackError(
@@ -270,25 +269,21 @@ def check_recorded(data_dir: Path, names: Names) -> None:
             )
 
 
-def is_split(data_dir: Path) -> bool:
-    """Return whether the photos are in data_dir/{train,val}/CLASS rather than data_dir/CLASS."""
-    return any((data_dir / split).is_dir() for split in SPLITS)
+def root_folders(data_dir: Path) -> list[Path]:
+    """Return where the class folders are: data_dir/train and data_dir/val, or just data_dir."""
+    folders = [data_dir / split for split in SPLITS]
+    return folders if any(folder.is_dir() for folder in folders) else [data_dir]
 
 
 def find_classes(data_dir: Path) -> list[str]:
     """Return the names of the class folders, sorted. Raises StackError if they can't be used."""
-    if not is_split(data_dir):
-        return _class_folders(data_dir)
-    for split in SPLITS:
-        if not (data_dir / split).is_dir():
-            raise StackError(f"there are no photos in {data_dir / split}: {REMEDY}")
-    classes, val_classes = (_class_folders(data_dir / split) for split in SPLITS)
-    if classes != val_classes:
+    found = [_class_folders(folder) for folder in root_folders(data_dir)]
+    if found[0] != found[-1]:
         raise StackError(
             f"{data_dir}/train and {data_dir}/val must have the same class folders:"
-            f" {', '.join(sorted(set(classes) ^ set(val_classes)))} is in one of them only"
+            f" {', '.join(sorted(set(found[0]) ^ set(found[-1])))} is in one of them only"
         )
-    return classes
+    return found[0]
 
 
 def _class_folders(folder: Path) -> list[str]:
