@@ -107,7 +107,7 @@ def test_the_probe_is_the_regularised_optimum() -> None:
     torch.manual_seed(0)
     features, labels = torch.randn(40, 512), torch.arange(40) % 2
     network = model.Classifier(2)
-    network.fit_head(features, labels)
+    network.fit_linear_probe(features, labels)
     loss = torch.nn.functional.cross_entropy(network.resnet.fc(features), labels)
     (loss + model.PROBE_L2 * network.resnet.fc.weight.square().sum()).backward()
     assert network.resnet.fc.weight.grad is not None

@@ -92,7 +92,7 @@ def test_calibration_error_is_the_distance_between_confidence_and_accuracy() -> 
 
 def test_precision_and_recall_of_each_class() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
-    measured = metrics.measure(probabilities, [0, 0, 1, 1], ["a", "b"])
+    measured = metrics.compute_metrics(probabilities, [0, 0, 1, 1], ["a", "b"])
     assert measured["confusion"] == [[1, 1], [0, 2]]
     assert measured["classes"]["a"] == {"photos": 2, "precision": 1, "recall": 0.5}
     assert measured["classes"]["b"]["precision"] == pytest.approx(2 / 3)
