@@ -1,10 +1,10 @@
-"""What the README and the help texts say is true."""
+"""What the README, the help texts and the Kubernetes manifest say is true."""
 
 import re
 import shlex
 
 import pytest
-from conftest import PROJECT, python, run
+from helpers import PROJECT, python, run
 
 README = (PROJECT / "README.md").read_text()
 DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
@@ -76,3 +76,8 @@ def test_make_help_lists_every_recipe():
     phony = re.search(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)[1]
     lines = run("make", "--no-print-directory", "help").stdout.splitlines()
     assert sorted(line.split()[1] for line in lines) == sorted(phony.split())
+
+
+def test_the_kubernetes_manifest_fits_its_schema():
+    result = run("kubernetes-validate", "--strict", "kubernetes.yaml")
+    assert result.returncode == 0, result.stderr

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import OFFLINE, PROJECT, error_line, python
+from helpers import OFFLINE, PROJECT, error_line, python
 
 import train as train_py
 from simplestack.serving.errors import StackError
