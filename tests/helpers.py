@@ -197,7 +197,7 @@ def load(
 def post_once(connection: http.client.HTTPConnection, photo: bytes) -> str:
     """Return the status of the answer to a photo, or the name of the error."""
     try:
-        connection.send("POST", "/predict", photo)
+        connection.request("POST", "/predict", photo)
         response = connection.getresponse()
         response.read()
     except (OSError, http.client.HTTPException) as error:
