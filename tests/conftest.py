@@ -44,20 +44,26 @@ def photo(pictures) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(pictures, tmp_path_factory) -> Path:
-    """A checkpoint of a short training from scratch."""
+def training(pictures, tmp_path_factory) -> subprocess.CompletedProcess:
+    """What train.py did in a short training from scratch."""
     path = tmp_path_factory.mktemp("trained") / "short.ckpt"
-    result = python(
-        "train.py", "--data-dir", pictures, "--from-scratch", "--epochs", 1, "--output", path
-    )
+    arguments = ("--data-dir", pictures, "--from-scratch", "--epochs", 2, "--output", path)
+    result = python("train.py", *arguments)
     assert result.returncode == 0, result.stderr
-    return path
+    return result
 
 
 @pytest.fixture(scope="session")
-def packing(trained) -> subprocess.CompletedProcess:
-    """What saveToBento.py did with that checkpoint."""
-    result = python("saveToBento.py", trained)
+def trained(training) -> Path:
+    """The checkpoint of that training."""
+    return Path(re.search(r"checkpoint: (.+)", training.stdout)[1])
+
+
+@pytest.fixture(scope="session")
+def packing(trained, bentoml_home) -> subprocess.CompletedProcess:
+    """What saveToBento.py did with that checkpoint, into a store that has a relative path."""
+    home = {"BENTOML_HOME": bentoml_home.name}
+    result = python("saveToBento.py", trained, cwd=bentoml_home.parent, **home)
     assert result.returncode == 0, result.stderr
     return result
 

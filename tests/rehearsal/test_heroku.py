@@ -64,7 +64,7 @@ def without_docker(folder: Path) -> dict[str, str]:
 
 REJECTED = """heroku create refused --stack container --no-remote
     heroku container:login
-    cd $BENTO
+    cd $SAVED_PATH
     heroku container:push web --app refused"""
 PRIVATE = """heroku create private --stack container --no-remote
     heroku config:set API_TOKEN=secret --app private
@@ -104,7 +104,7 @@ def scenarios(older_store, tmp_path_factory) -> dict[str, tuple[str, dict[str, s
 @pytest.fixture(scope="module")
 def deployed(scenarios, image, bento, photo) -> Iterator[Deployed]:  # noqa: ARG001
     """Return what came of a scenario; several run at a time."""
-    common = rehearsal | {"BENTO": str(bento), "PHOTO": str(photo)}
+    common = rehearsal | {"SAVED_PATH": str(bento), "PHOTO": str(photo)}
 
     def start(commands: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
         return run("sh", "-euc", commands, **common | environment)
