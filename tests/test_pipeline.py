@@ -1,4 +1,4 @@
-"""The whole walk of the README on the real photos and weights, where they can be had."""
+"""The whole walk of the README on the real photos and weights, if they can be found."""
 
 import os
 import re
@@ -79,7 +79,7 @@ def test_served_answers_agree_with_pytorch(walked):
     assert (served == expected).sum() >= 152
 
 
-def test_make_run_does_everything_on_drawn_pictures_where_nothing_can_be_reached(tmp_path):
+def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tmp_path):
     copy = copy_project(tmp_path)
     (copy / ".venv").symlink_to(BIN.parent)
     environment = {

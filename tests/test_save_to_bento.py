@@ -23,7 +23,7 @@ def test_output_names_tag_path_accuracies_and_next_commands(packing):
     assert "curl -X POST http://localhost:5000/predict" in packing.stdout
 
 
-def test_packed_service_has_answered_once(packing):
+def test_packed_service_has_predicted_a_photo(packing):
     assert re.search(r'\.jpg → {"label": "(ants|bees)", "confidence": 0\.\d+', packing.stdout)
 
 
@@ -40,7 +40,7 @@ def test_a_relative_bentoml_home_is_one_too(packing, bentoml_home):
 
 @odd_names
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's
-def test_a_photo_of_any_name_is_put_so_that_it_can_be_pasted(bento, trained, tmp_path, capsys):
+def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, trained, tmp_path, capsys):
     state = checkpoint.load(trained)
     whole = Path(state.arguments["data_dir"], state.photos["val"][0]).read_bytes()
     for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
@@ -66,7 +66,7 @@ def test_missing_checkpoint_is_one_clear_line(tmp_path):
         saveToBento.main([str(tmp_path / "none.ckpt")])
 
 
-def test_a_checkpoint_of_photos_prepared_otherwise_is_rejected(trained, tmp_path):
+def test_a_checkpoint_of_photos_prepared_differently_is_rejected(trained, tmp_path):
     state = checkpoint.load(trained)
     state.preprocessing["mean"] = [0.5, 0.5, 0.5]
     checkpoint.save(tmp_path / "other.ckpt", state)

@@ -128,7 +128,7 @@ def test_existing_output_is_never_overwritten(capsys, pictures, trained):
     assert trained.read_bytes() == before
 
 
-def test_arguments_that_shape_a_run_cant_change_on_the_way(capsys, trained):
+def test_arguments_that_shape_a_run_cant_change_when_resuming(capsys, trained):
     assert "--lr" in rejection(capsys, "-c", trained, "--lr", "0.5")
 
 
@@ -138,7 +138,7 @@ def test_unwritable_output_is_one_clear_line(capsys, pictures):
 
 
 @pytest.mark.parametrize("name", ["notes.txt/a.ckpt", "notes.ckpt", "a" * 300 + ".ckpt"])
-def test_output_in_the_place_of_something_else_is_refused_at_once(capsys, tmp_path, name):
+def test_output_in_the_place_of_something_else_is_rejected_at_once(capsys, tmp_path, name):
     (tmp_path / "notes.txt").write_text("buy honey")
     (tmp_path / "notes").write_text("buy honey")
     line = rejection(capsys, "--data-dir", tmp_path / "none", "--output", tmp_path / name)
@@ -160,7 +160,7 @@ def test_foreign_checkpoint_is_one_clear_line(capsys, tmp_path):
     assert "not a checkpoint" in rejection(capsys, "-c", tmp_path / "a.ckpt")
 
 
-def test_checkpoint_of_the_2020_tutorial_is_refused(capsys, tmp_path):
+def test_checkpoint_of_the_2020_tutorial_is_rejected(capsys, tmp_path):
     network = model.Classifier(2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     state = {"epoch": 3, "state_dict": network.state_dict(), "optimizer": optimizer}

@@ -26,7 +26,7 @@ def test_metadata_says_what_is_packed(metadata, trained):
     assert 0 <= metadata["largest_logit_difference_fp32"] <= 1e-3
 
 
-def test_label_of_a_demonstration_is_carried_along(metadata):
+def test_disclaimer_of_a_demonstration_is_packed(metadata):
     assert "knows nothing of real photos" in metadata["notice"]
 
 

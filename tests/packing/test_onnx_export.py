@@ -23,14 +23,14 @@ def test_packed_model_answers_as_pytorch_does(bento, trained, pictures):
     assert np.abs(softmax(packed(photos)[0]) - expected).max() < 0.05
 
 
-def test_model_that_differs_from_pytorch_is_refused(trained, tmp_path, monkeypatch):
+def test_model_that_differs_from_pytorch_is_rejected(trained, tmp_path, monkeypatch):
     state = checkpoint.load(trained)
     monkeypatch.setattr(saveToBento, "MOST_LOGIT_DIFFERENCE", 1e-12)
     with pytest.raises(StackError, match="not packed"):
         saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
 
 
-def test_int8_that_answers_otherwise_gives_way_to_fp32(trained, tmp_path, monkeypatch, capsys):
+def test_fp32_is_packed_if_int8_answers_differently(trained, tmp_path, monkeypatch, capsys):
     state = checkpoint.load(trained)
     monkeypatch.setattr(saveToBento, "MOST_CHANGED_ANSWERS", -1)
     file, metadata = saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)

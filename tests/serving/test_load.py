@@ -1,4 +1,4 @@
-"""Load and faults: nothing fails but honestly, nobody keeps others from being served."""
+"""Load and faults: nothing fails silently, and no client keeps others from being served."""
 
 import shutil
 import socket
@@ -22,7 +22,7 @@ def head(length: int) -> bytes:
     return f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_a_killed_worker_is_replaced_and_only_what_it_held_is_lost(bento, photo):
+def test_a_killed_worker_is_replaced_and_only_what_it_had_in_flight_is_lost(bento, photo):
     clients, started = 8, "ASGI server listening"
     back: list[float] = []
 
@@ -44,7 +44,7 @@ def test_a_killed_worker_is_replaced_and_only_what_it_held_is_lost(bento, photo)
     assert 0 < lost <= clients, outcomes
 
 
-def test_slow_clients_keep_nobody_waiting(gunicorn_url, photo):
+def test_slow_clients_keep_no_other_client_waiting(gunicorn_url, photo):
     body = photo.read_bytes()
     # More than a worker has in flight at once; half of them within their headers.
     slow = [connect(gunicorn_url) for _ in range(80)]
@@ -77,7 +77,7 @@ def test_bodies_in_flight_have_a_limit_together(bento):
         assert post(url, b"junk").status_code == 400
 
 
-def test_idle_connections_keep_nobody_waiting(gunicorn_url, photo):
+def test_idle_connections_keep_no_other_client_waiting(gunicorn_url, photo):
     with ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(connect(gunicorn_url))

@@ -51,7 +51,7 @@ def test_title_names_the_classes(page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Ants or bees?")
 
 
-def test_notice_of_a_demonstration_is_shown(page):
+def test_disclaimer_of_a_demonstration_is_shown(page):
     expect(page.get_by_role("note")).to_contain_text("knows nothing of real photos")
 
 

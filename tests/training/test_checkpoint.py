@@ -64,7 +64,7 @@ def test_ctrl_c_while_a_checkpoint_is_written_is_no_full_disk(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_the_tutorials_own_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_the_tutorials_own_checkpoints_are_rejected_with_the_remedy(tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 2)
     path = tmp_path / "tutorial.ckpt"
     torch.save(

@@ -49,7 +49,7 @@ def test_no_photo_is_on_both_sides_of_the_split(tmp_path: Path) -> None:
     )
 
 
-def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
+def test_another_seed_splits_differently(tmp_path: Path) -> None:
     write_pictures(tmp_path, 10)
     splits = [data.find_photos(tmp_path, ["ants", "bees"], seed) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
@@ -71,7 +71,7 @@ def test_the_split_is_recorded_and_kept_when_photos_are_added(tmp_path: Path) ->
     assert checkpoint.load(path).photos == before
 
 
-def test_a_broken_photo_is_named_and_left_out(photos: Path) -> None:
+def test_a_broken_photo_is_named_and_skipped(photos: Path) -> None:
     whole = (photos / "train" / "ants" / "0.png").read_bytes()
     (photos / "train" / "ants" / "half.png").write_bytes(whole[: len(whole) // 2])
     train, _, warnings = opened(photos)
@@ -79,13 +79,13 @@ def test_a_broken_photo_is_named_and_left_out(photos: Path) -> None:
     assert "train/ants/half.png" not in train.names
 
 
-def test_text_that_is_named_like_a_photo_is_left_out(photos: Path) -> None:
+def test_text_that_is_named_like_a_photo_is_skipped(photos: Path) -> None:
     (photos / "val" / "bees" / "notes.jpg").write_text("buy honey")
     assert "notes.jpg" in opened(photos)[2]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 30), (9_000, 9_000)])
-def test_a_picture_of_impossible_size_is_left_out(photos: Path, size: tuple[int, int]) -> None:
+def test_a_picture_of_impossible_size_is_skipped(photos: Path, size: tuple[int, int]) -> None:
     Image.new("L", size).save(photos / "train" / "bees" / "odd.png")
     train, _, warnings = opened(photos)
     assert "odd.png" in warnings
@@ -111,12 +111,12 @@ def test_many_broken_photos_do_not_flood_the_screen(photos: Path) -> None:
     assert opened(photos)[2].count("ants/broken") == data.MOST_NAMED
 
 
-def test_a_copy_of_a_training_photo_among_those_to_check_with_is_named(photos: Path) -> None:
+def test_a_training_photo_that_is_also_a_validation_photo_is_named(photos: Path) -> None:
     shutil.copy(photos / "train" / "ants" / "0.png", photos / "val" / "ants" / "copy.png")
     assert "copy.png" in opened(photos)[2]
 
 
-def test_classes_of_very_unequal_size_are_reported(photos: Path) -> None:
+def test_imbalanced_classes_are_reported(photos: Path) -> None:
     write_pictures(photos / "train", 30, ("bees",))
     assert "very unequal size (5 ants, 30 bees)" in opened(photos)[2]
 
@@ -185,7 +185,7 @@ def test_missing_folder_names_the_remedy(tmp_path):
         data.find_classes(tmp_path / "data")
 
 
-def test_single_class_is_refused(folder):
+def test_single_class_is_rejected(folder):
     shutil.rmtree(folder / "train" / "bees")
     with pytest.raises(StackError, match="at least two class folders"):
         data.find_classes(folder)
@@ -197,7 +197,7 @@ def test_classes_must_be_the_same_in_both_splits(folder):
         data.find_classes(folder)
 
 
-def test_any_class_names_do(folder):
+def test_any_class_names_are_accepted(folder):
     for split in ("train", "val"):
         (folder / split / "ants").rename(folder / split / "Ameisen & Käfer")
     assert data.find_classes(folder) == ["Ameisen & Käfer", "bees"]

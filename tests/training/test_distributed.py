@@ -65,9 +65,9 @@ def test_two_machines_end_with_nearly_the_weights_of_one(
     assert all(torch.allclose(one.last[k], two.last[k], atol=1e-4) for k in one.last)
 
 
-def test_only_one_process_speaks(both: tuple[Checkpoint, Checkpoint, str]) -> None:
+def test_only_one_process_prints(both: tuple[Checkpoint, Checkpoint, str]) -> None:
     assert both[2].count("best validation accuracy") == 1
 
 
-def test_weights_do_change_on_the_way(both: tuple[Checkpoint, Checkpoint, str]) -> None:
+def test_weights_change_between_epochs(both: tuple[Checkpoint, Checkpoint, str]) -> None:
     assert not torch.equal(both[1].last["resnet.conv1.weight"], both[1].best["resnet.conv1.weight"])

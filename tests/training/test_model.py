@@ -35,7 +35,7 @@ def test_mean_of_the_activation_map_is_the_logit(network, photos):
     assert torch.allclose(logits, network(photos), atol=1e-5)
 
 
-def test_the_probe_is_the_regularised_optimum() -> None:
+def test_the_linear_probe_is_the_regularised_optimum() -> None:
     torch.manual_seed(0)
     features, labels = torch.randn(40, 512), torch.arange(40) % 2
     network = model.Classifier(2)

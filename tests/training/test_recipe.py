@@ -79,6 +79,6 @@ def test_from_scratch_takes_the_tutorials_recipe() -> None:
         ["--evaluate"],
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments: list[str]) -> None:
+def test_arguments_that_make_no_sense_are_rejected(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         train.parse_arguments(arguments)

@@ -88,5 +88,5 @@ def test_tensorboard_that_is_not_installed_is_one_clear_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_measured_again_gives_the_same(tuned: Path) -> None:
+def test_best_accuracy_is_kept_in_the_checkpoint(tuned: Path) -> None:
     assert checkpoint.load(tuned).best_accuracy == 1

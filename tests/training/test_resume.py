@@ -61,7 +61,7 @@ def test_a_finished_run_can_be_taken_elsewhere_with_its_photos(tmp_path: Path) -
     assert path.read_bytes() == before
 
 
-def test_what_decides_the_result_cannot_be_changed_on_the_way(
+def test_what_decides_the_result_cannot_be_changed_when_resuming(
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.ckpt"
