@@ -19,13 +19,13 @@ fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is pac
 	PYTHONPATH=. $(BIN)/python tests/fuzz.py
 
 rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
-	@sh rehearse/rehearse.sh
+	@sh tests/rehearsal/rehearse.sh
 
 lint: $(VENV)/ready-dev ## check style, types and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck *.sh rehearse/*.sh rehearse/hooks/pre-receive .ci/run
+	$(BIN)/shellcheck *.sh tests/rehearsal/*.sh tests/rehearsal/hooks/pre-receive .ci/run
 
 format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff format .

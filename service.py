@@ -3,8 +3,8 @@
     bentoml serve ant_or_bee_classifier:latest
     curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --data-binary @image.jpg
 
-`python saveToBento.py` packs it together with the model. It must never import torch: the image that
-is deployed has no torch in it.
+`python saveToBento.py` packs it together with the model. It must not import torch, which isn't part
+of the image that is deployed.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 from functools import cache
 from typing import Annotated, Any
 
-# Before BentoML is imported: it reports every start of a server to its makers unless told not to.
+# Before BentoML is imported, which otherwise reports each start of a server to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
@@ -22,69 +22,66 @@ from bentoml.validators import ContentType
 from PIL.Image import Image
 from starlette.middleware.exceptions import ExceptionMiddleware
 
-from simplestack.serving import images, settings, site
+from simplestack.serving import settings, site
 from simplestack.serving.errors import HttpError, error_response
 from simplestack.serving.inference import OnnxModel, cores, softmax
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
-PORT = 5000
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
-JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to find it out
-# One worker keeps all cores busy: decoding and inference let go of Python's lock.
+JSON = ContentType("application/json")  # unnamed, BentoML builds a schema for each answer to know
+# One worker keeps all cores busy: decoding and inference release Python's lock.
 THREADS = min(8, 2 * cores())
 
 
 @bentoml.service(
     name="ant_or_bee_classifier",
     threads=THREADS,
-    http={"port": PORT},
-    traffic={"timeout": settings.timeout() + 1},  # the gate answers first
+    http={"port": settings.Settings.port},
+    traffic={"timeout": settings.timeout() + 1},  # so that the gate answers first
     image=bentoml.images.Image(
-        base_image=f"python:{PYTHON}-slim",
-        distro="",  # with one, BentoML installs a compiler and git
+        base_image=f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",
+        distro="",  # otherwise BentoML installs a compiler and git
         # Debian 13 closes it to other users, and Heroku runs the image as one.
         commands=["chmod 755 /home/bentoml"],
     ),
     envs=[
-        # glibc otherwise keeps what loading the model needed for a moment: 90 MB a worker. With
-        # less than this it would give back, and ask for again, what every picture needs.
+        # By default, glibc keeps 90 MB that only loading the model needs. With lower thresholds, it
+        # returns memory that the next picture needs again.
         {"name": "MALLOC_TRIM_THRESHOLD_", "value": "16777216"},
         {"name": "MALLOC_MMAP_THRESHOLD_", "value": "4194304"},
         {"name": "MALLOC_ARENA_MAX", "value": "2"},
-        # ONNX Runtime otherwise reports its starts to its makers.
+        # ONNX Runtime otherwise reports each start to its makers.
         {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
     ],
-    # Of BentoML's own none knows of decoding and inference, and its numbers grow with every path
-    # that somebody makes up. Telemetry does all of it.
+    # BentoML's own don't know of decoding and inference, and its metrics grow with each path that
+    # somebody makes up: Telemetry replaces them.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
 )
 class AntOrBeeClassifier:
-    """Tells what is on a photo, by a fine-tuned ResNet-18."""
+    """Tells what a photo shows, with a fine-tuned ResNet-18."""
 
-    stored = MODEL  # as an attribute, so that BentoML packs it
+    stored = MODEL  # an attribute, so that BentoML packs it
 
     def __init__(self) -> None:
-        """Load the model, and use it once, so that the first request isn't a slow one."""
         self.classes: list[str] = about()["classes"]
         self.model = OnnxModel(self.stored.path_of("model.onnx"))
-        self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
+        self.model(np.zeros((1, 224, 224, 3), np.uint8))  # or the first request would be slow
 
     @bentoml.on_deployment
     @staticmethod
     def check_settings() -> None:
-        """Stop `bentoml serve` with one line if a setting is wrong."""
+        """End `bentoml serve` with one line if a setting is wrong."""
         settings.check()
 
     @bentoml.api
     def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[dict[str, Any], JSON]:
-        """Return the label of an image, 224×224 RGB, and the probability of every label.
+        """Return the label of an image, 224×224 RGB, and the probability of each label.
 
-        With `?explain=1` also the class activation map of the label, 7×7 over the middle square
-        of the picture: how much every place spoke for it. Its mean is the logit.
+        With `?explain=1` also the label's class activation map, 7×7 over the middle square of the
+        picture: how much each place spoke for it. Its mean is the logit.
         """
         with timed(ctx.request.state, "inference"):
             logits, maps = self.model(np.asarray(image)[None])
@@ -103,7 +100,7 @@ class AntOrBeeClassifier:
 
 @cache
 def about() -> dict[str, Any]:
-    """Return what packing noted of the model: classes, accuracy, notice and more."""
+    """Return the metadata of the packed model: classes, validation accuracy and more."""
     return dict(MODEL.resolve().info.metadata)
 
 

@@ -3,10 +3,10 @@
     python -m bench.accuracy                           # both recipes, 5 seeds
     python -m bench.accuracy --recipe lp-ft --folds 5  # the default recipe, all photos, 5 folds
 
-Every number comes from a run of train.py of its own. "Best" is that of the epoch with the most
-right answers on the validation photos themselves, as the tutorial quotes it: a little flattered.
-"Last" is that of the last epoch, which nothing was chosen by. Cross-validation checks with each
-photo just once, with a network that has never seen it, after the last epoch: the honest figure.
+Every accuracy is that of a separate run of train.py. "Best" is the epoch that was best on the
+validation photos themselves, as the tutorial quotes it, so it flatters a little. "Last" is the last
+epoch, chosen by nothing. Cross-validation is the honest figure: each photo is predicted once, after
+the last epoch, by a model that has never seen it.
 """
 
 import argparse
@@ -18,15 +18,16 @@ import tempfile
 from pathlib import Path
 
 from bench import machine
-from simplestack.training import checkpoint, data, engine, metrics
+from simplestack.training import checkpoint, data, metrics
 from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.engine import Engine, choose_device
 from simplestack.training.recipe import RECIPES
 
 PROJECT = Path(__file__).parent.parent
 
 
 def train(data_dir: Path, recipe: str, seed: int) -> Checkpoint:
-    """Train once, as a person would."""
+    """Run train.py; return its checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.ckpt")
         command = [sys.executable, str(PROJECT / "train.py")]
@@ -37,12 +38,12 @@ def train(data_dir: Path, recipe: str, seed: int) -> Checkpoint:
 
 
 def over_seeds(data_dir: Path, recipe: str, seeds: int) -> list[float]:
-    """Train with several seeds on the same split; print and give the best accuracies."""
+    """Train with several seeds on the same split; print and return the best accuracies."""
     best, last = [], []
     for seed in range(seeds):
-        state = train(data_dir, recipe, seed)
-        best.append(state.best_accuracy)
-        last.append(state.history[-1]["val_accuracy"])
+        result = train(data_dir, recipe, seed)
+        best.append(result.best_accuracy)
+        last.append(result.history[-1]["val_accuracy"])
         print(f"{recipe:10} seed {seed}  best {best[-1]:.4f}  last {last[-1]:.4f}", flush=True)
     print(f"{recipe:10} best {spread(best)}  last {spread(last)}  ({seeds} seeds)\n", flush=True)
     return best
@@ -55,41 +56,42 @@ def spread(values: list[float]) -> str:
 
 
 def cross_validate(data_dir: Path, recipe: str, folds: int) -> None:
-    """Check each photo with a network that was trained on the other folds only."""
+    """Predict each photo with a model that was trained on the other folds only."""
     classes = data.find_classes(data_dir)
     names = data.find_photos(data_dir, classes, seed=0)
     photos = [data_dir / name for split in data.SPLITS for name in names[split]]
     random.Random(0).shuffle(photos)  # noqa: S311  (nothing secret about it)
-    photos.sort(key=lambda path: path.parent.name)  # so that each fold gets its part of each class
-    right = total = 0
+    photos.sort(key=lambda path: path.parent.name)  # each fold gets its share of each class
+    correct = total = 0
     for fold in range(folds):
         with tempfile.TemporaryDirectory() as folder:
             for i, path in enumerate(photos):
                 split = "val" if i % folds == fold else "train"
-                place = Path(folder, split, path.parent.name)
-                place.mkdir(parents=True, exist_ok=True)
-                (place / f"{i}{path.suffix}").symlink_to(path.resolve())
-            state = train(Path(folder), recipe, seed=0)
-        of, accuracy = len(state.photos["val"]), state.history[-1]["val_accuracy"]
-        right, total = right + round(accuracy * of), total + of
-        print(f"{recipe:10} fold {fold + 1}/{folds}  last {accuracy:.4f} of {of}", flush=True)
-    low, high = metrics.interval(right, total)
+                class_folder = Path(folder, split, path.parent.name)
+                class_folder.mkdir(parents=True, exist_ok=True)
+                (class_folder / f"{i}{path.suffix}").symlink_to(path.resolve())
+            result = train(Path(folder), recipe, seed=0)
+        count, accuracy = len(result.photos["val"]), result.history[-1]["val_accuracy"]
+        correct += round(accuracy * count)
+        total += count
+        print(f"{recipe:10} fold {fold + 1}/{folds}  last {accuracy:.4f} of {count}", flush=True)
+    low, high = metrics.interval(correct, total)
     print(
-        f"{recipe:10} cross-validated {right / total:.4f} of {total} photos"
+        f"{recipe:10} cross-validated {correct / total:.4f} of {total} photos"
         f" (95 % confidence interval {low:.4f} to {high:.4f})"
     )
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Compare the recipes, or cross-validate."""
     parser = argparse.ArgumentParser(description="Compare the accuracy of the recipes.")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="only this one")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each recipe (default: 5)")
-    parser.add_argument("--folds", type=int, help="cross-validate instead, with so many folds")
+    parser.add_argument("--folds", type=int, help="cross-validate instead, with this many folds")
     args = parser.parse_args()
     print(machine.describe())
-    print(f"on {engine.Engine(engine.choose_device('auto'))}\n")
+    print(f"on {Engine(choose_device('auto'))}\n")
     recipes = [args.recipe] if args.recipe else list(RECIPES)
     if args.folds:
         for recipe in recipes:

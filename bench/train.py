@@ -1,12 +1,12 @@
-"""Race the default recipe against the tutorial's own loop, epoch by epoch, in one run.
+"""Race the default recipe against the tutorial's own loop, epoch by epoch.
 
     python -m bench.train | tee bench/results/train.txt    # 25 epochs each
     python -m bench.train --epochs 3                       # the ratio per epoch only
 
-The tutorial's loop is written out below as it was published: batches of 4, float32, photos decoded
-anew in every epoch in the same process. The epochs of the two alternate, so that whatever else the
-machine does slows both. Start-up counts for the default recipe: its time to an accuracy begins
-before the first photo is read.
+The tutorial's loop is written out below as published: batches of 4, float32, photos decoded again
+in every epoch, in the same process. The epochs of the two alternate, so that other load on the
+machine slows both. Start-up counts for the default recipe: its time to an accuracy begins before
+the first photo is read.
 """
 
 import argparse
@@ -25,7 +25,9 @@ from tqdm import tqdm
 
 import train as ours
 from bench import machine
-from simplestack.training import checkpoint, engine, model
+from simplestack.training import checkpoint, model
+from simplestack.training.arguments import parse_arguments
+from simplestack.training.engine import Engine, choose_device
 
 PROJECT = Path(__file__).parent.parent
 TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
@@ -42,7 +44,6 @@ class Tutorial:
     """The loop of PyTorch's transfer learning tutorial."""
 
     def __init__(self, data_dir: Path, device: torch.device) -> None:
-        """Build network, optimizer and loaders as the tutorial does."""
         self.device = device
         self.loaders = {
             split: DataLoader(
@@ -52,65 +53,65 @@ class Tutorial:
             )
             for split, transform in TRANSFORMS.items()
         }
-        self.network = model.pretrained(2).resnet.to(device)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.001, momentum=0.9)
+        self.model = model.pretrained(2).resnet.to(device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.001, momentum=0.9)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=7, gamma=0.1)
 
     def epoch(self) -> float:
         """Train for an epoch; return the validation accuracy."""
-        self.network.train()
+        self.model.train()
         for photos, labels in self.loaders["train"]:
             self.optimizer.zero_grad()
-            logits = self.network(photos.to(self.device))
+            logits = self.model(photos.to(self.device))
             nn.functional.cross_entropy(logits, labels.to(self.device)).backward()
             self.optimizer.step()
         self.scheduler.step()
-        self.network.eval()
-        right = total = 0
+        self.model.eval()
+        correct = total = 0
         with torch.no_grad():
             for photos, labels in self.loaders["val"]:
-                answers = self.network(photos.to(self.device)).argmax(1).cpu()
-                right, total = right + int((answers == labels).sum()), total + len(labels)
-        return right / total
+                predicted = self.model(photos.to(self.device)).argmax(1).cpu()
+                correct += int((predicted == labels).sum())
+                total += len(labels)
+        return correct / total
 
 
 def readable(path: str) -> bool:
-    """Leave out imageNotFound.gif, as train.py does."""
+    """Skip imageNotFound.gif, as train.py does."""
     return not path.endswith(".gif")
 
 
 class Stopwatch(io.StringIO):
-    """An output that notes when each epoch is reported, in seconds from its own beginning."""
+    """An output that records when each epoch is printed, in seconds since it was created."""
 
     def __init__(self) -> None:
-        """Start."""
         super().__init__()
         self.started = time.perf_counter()
         self.at: list[float] = []
 
     def write(self, text: str) -> int:
-        """Take a part of the output."""
+        """Record the time if this starts the line of an epoch."""
         if text.startswith("epoch"):
             self.at.append(time.perf_counter() - self.started)
         return super().write(text)
 
 
 def timed_run(*arguments: object) -> tuple[list[float], list[float], float]:
-    """Train; return the seconds until the end of each epoch, its accuracy, and the total."""
+    """Train; return the seconds until the end of each epoch, the accuracies, and all seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.ckpt")
-        given = ["--output", str(path), "--save-to-bento", "no", *map(str, arguments)]
+        options = ["--output", str(path), "--save-to-bento", "no", *map(str, arguments)]
         watch = Stopwatch()
         with contextlib.redirect_stdout(watch), contextlib.redirect_stderr(io.StringIO()):
-            ours.main(given)
+            ours.main(options)
         total = time.perf_counter() - watch.started
         history = checkpoint.load(path).history
     return watch.at, [row["val_accuracy"] for row in history], total
 
 
 def race(data_dir: Path, epochs: int) -> None:
-    """Alternate epochs of both, print what they took, and the ratios."""
-    device = engine.choose_device("auto")
+    """Alternate the epochs of both; print their times and the ratios."""
+    device = choose_device("auto")
     tutorial = Tutorial(data_dir, device)
     run = OurEpochs(data_dir, epochs)
     seconds: dict[str, list[float]] = {"tutorial": [], "ours": []}
@@ -128,13 +129,16 @@ def race(data_dir: Path, epochs: int) -> None:
             f"   ours {seconds['ours'][-1]:6.1f} s",
             flush=True,
         )
-    theirs, mine = sum(seconds["tutorial"]), sum(seconds["ours"])
-    print(f"{epochs} epochs: tutorial {theirs:.1f} s, ours {mine:.1f} s: {theirs / mine:.1f}×")
+    total_tutorial, total_ours = sum(seconds["tutorial"]), sum(seconds["ours"])
+    print(
+        f"{epochs} epochs: tutorial {total_tutorial:.1f} s, ours {total_ours:.1f} s:"
+        f" {total_tutorial / total_ours:.1f}×"
+    )
     at, accuracies, total = timed_run("--data-dir", data_dir)
     print(f"the tutorial is best, {best:.4f}, after {reached:.1f} s")
-    soon = [t for t, accuracy in zip(at, accuracies, strict=True) if accuracy >= best]
-    if soon:
-        print(f"ours is as good after {soon[0]:.1f} s: {reached / soon[0]:.0f}× sooner")
+    as_good = [t for t, accuracy in zip(at, accuracies, strict=True) if accuracy >= best]
+    if as_good:
+        print(f"ours is as good after {as_good[0]:.1f} s: {reached / as_good[0]:.0f}× sooner")
     print(f"ours ends after {total:.1f} s with best {max(accuracies):.4f}")
     print(f"--freeze takes {timed_run('--data-dir', data_dir, '--freeze')[2]:.1f} s")
 
@@ -143,28 +147,27 @@ class OurEpochs:
     """The default recipe, one epoch at a time: full fine-tuning, checkpoint and all."""
 
     def __init__(self, data_dir: Path, epochs: int) -> None:
-        """Prepare a run of so many epochs."""
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name, "run.ckpt")
-        args = ours.parse_arguments(["--data-dir", str(data_dir), "--epochs", str(epochs)])
+        args = parse_arguments(["--data-dir", str(data_dir), "--epochs", str(epochs)])
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            self.run = ours.prepare(args, engine.start("auto"), path)
+            self.run = ours.prepare(args, Engine.start("auto"), path)
 
     def epoch(self, number: int) -> float:
-        """Train for an epoch; return its seconds."""
+        """Train for an epoch; return the seconds that it took."""
         with contextlib.redirect_stdout(io.StringIO()):
-            ours.train_epoch(self.run, number, tqdm(disable=True))
-        return self.run.state.history[-1]["seconds"]
+            ours.train_epoch(self.run, self.run.model, number, tqdm(disable=True))
+        return self.run.checkpoint.history[-1]["seconds"]
 
 
 def main() -> None:
-    """Race, as the command line asks for."""
+    """Run the race."""
     parser = argparse.ArgumentParser(description="Race the default recipe against the tutorial.")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
     parser.add_argument("--epochs", type=int, default=25, help="of each (default: 25)")
     args = parser.parse_args()
     print(machine.describe())
-    print(f"on {engine.Engine(engine.choose_device('auto'))}")
+    print(f"on {Engine(choose_device('auto'))}")
     race(args.data_dir, args.epochs)
 
 

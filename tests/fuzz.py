@@ -8,11 +8,10 @@ and the server must not open a single connection: strace, which sees each attemp
 """
 
 import argparse
-import http.client
 import io
-import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -20,10 +19,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import bentoml
-from conftest import gunicorn
+import psutil
+import requests
+from helpers import gunicorn, send
 from PIL import Image
 from tqdm import tqdm
 
@@ -32,7 +32,7 @@ from simplestack.training import sample
 
 CLIENTS = 8
 ANSWERS = {200, 400, 413, 415}
-MOST_GROWTH = 16 * 1024  # KiB of a worker that may differ by what malloc keeps at the moment
+MAX_GROWTH = 16 * 2**20  # bytes of a worker that may differ by what malloc keeps at the moment
 SETTINGS = {"MAX_BYTES": "200000", "MAX_PIXELS": "1000000"}  # within reach of a mutated header
 TRACE = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect")
 FORMATS = (
@@ -60,13 +60,13 @@ class Outcome:
 
     answers: Counter[int]
     wrong: list[str]
-    growth: int  # KiB of the worker, from a quarter of the run to its end
+    growth: int  # bytes of the worker, from a quarter of the run to its end
     connections: list[str]  # those that the server tried to open
 
     @property
     def passed(self) -> bool:
         """Tell whether nothing broke."""
-        return not self.wrong and not self.connections and self.growth <= MOST_GROWTH
+        return not self.wrong and not self.connections and self.growth <= MAX_GROWTH
 
 
 def encoded() -> list[bytes]:
@@ -107,7 +107,7 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return bytes(body)
 
 
-def requests(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+def generate(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
     """Make up requests: path, body and headers."""
     rng = random.Random(seed)
     files = encoded()
@@ -131,30 +131,21 @@ def form(body: bytes, rng: random.Random) -> bytes:
 def ask(url: str, request: tuple[str, bytes, dict[str, str]]) -> tuple[int, str]:
     """Send one request; return its status, and what is wrong with the answer, "" if nothing."""
     query, body, headers = request
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
-        connection.request("POST", f"/predict{query}", body, headers)
-        response = connection.getresponse()
-        status, text = response.status, response.read()
-        key = "label" if status == 200 else "error"
-        fine = status in ANSWERS and key in json.loads(text)
-        return status, "" if fine else f"{status} {text[:200]!r} to {body[:60]!r} {headers}"
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        response = send("POST", f"{url}/predict{query}", data=body, headers=headers)
+        key = "label" if response.ok else "error"
+        fine = response.status_code in ANSWERS and key in response.json()
+    except (requests.RequestException, ValueError) as error:
         return 0, f"{error!r} to {body[:60]!r} {headers}"
-    finally:
-        connection.close()
+    if fine:
+        return response.status_code, ""
+    return response.status_code, f"{response} {response.text[:200]!r} to {body[:60]!r} {headers}"
 
 
-def worker_of(gunicorn_pid: int) -> int:
-    """Find the one worker of gunicorn."""
-    (worker,) = Path(f"/proc/{gunicorn_pid}/task/{gunicorn_pid}/children").read_text().split()
-    return int(worker)
-
-
-def memory(pid: int) -> int:
-    """Return the resident memory of a process, in KiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
+def worker_of(server: subprocess.Popen) -> psutil.Process:
+    """Return the one worker of gunicorn."""
+    (worker,) = psutil.Process(server.pid).children()
+    return worker
 
 
 def fuzz(saved_path: Path, count: int, seed: int) -> Outcome:
@@ -165,18 +156,18 @@ def fuzz(saved_path: Path, count: int, seed: int) -> Outcome:
         gunicorn(saved_path, under=(*TRACE, "-o", trace.name), **SETTINGS) as (url, server),
         ThreadPoolExecutor(CLIENTS) as pool,
     ):
-        worker, early = worker_of(server.pid), 0
+        worker, early = worker_of(server), 0
         started = len(Path(trace.name).read_text())
-        answers = pool.map(lambda request: ask(url, request), requests(count, seed))
+        answers = pool.map(lambda request: ask(url, request), generate(count, seed))
         for i, (status, wrong) in enumerate(tqdm(answers, total=count, disable=None)):
             outcome.answers[status] += 1
             if wrong:
                 outcome.wrong.append(wrong)
             if i == count // 4:
-                early = memory(worker)
-        if worker_of(server.pid) != worker:
+                early = worker.memory_info().rss
+        if worker_of(server) != worker:
             outcome.wrong.append("the worker has crashed")
-        outcome.growth = memory(worker_of(server.pid)) - early
+        outcome.growth = worker_of(server).memory_info().rss - early
         outcome.connections = Path(trace.name).read_text()[started:].splitlines()
     return outcome
 
@@ -196,7 +187,7 @@ def main() -> None:
     outcome = fuzz(saved_path, args.requests, args.seed)
     answers = ", ".join(f"{number} × {status}" for status, number in outcome.answers.most_common())
     print(f"answers: {answers}\nwrong: {len(outcome.wrong)}", *outcome.wrong[:10], sep="\n  ")
-    print(f"growth of the worker after the first quarter: {outcome.growth} KiB")
+    print(f"growth of the worker after the first quarter: {outcome.growth // 1024} KiB")
     print(f"connections that the server opened: {len(outcome.connections)}")
     sys.exit(not outcome.passed)
 

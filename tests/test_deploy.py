@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import PROJECT, error_line, run
+from helpers import PROJECT, error_line, run
 
 SHELL = ("sh", "cat", "cp", "dirname", "find", "grep", "head", "mktemp", "rm", "sed", "seq", "sort")
 NO_ENGINE = "exit 1"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import OFFLINE, PROJECT, error_line, run
+from helpers import OFFLINE, PROJECT, error_line, run
 
 TOOLS = "basename cat cksum cut dirname env find ls mkdir mv rm sed sh tr unzip wc"
 

@@ -1,4 +1,4 @@
-"""The whole walk of the README on the real photos and weights, where they can be had."""
+"""The whole walk of the README on the real photos and weights, if they can be found."""
 
 import os
 import re
@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import OFFLINE, PROJECT, copy_project, run
+from helpers import OFFLINE, PROJECT, copy_project, post, run
 
 from simplestack.packing import local_server, onnx_export
 from simplestack.training import checkpoint, data, model
@@ -74,18 +73,13 @@ def test_served_answers_agree_with_pytorch(walked):
     val = data.Photos(folder / "data", state.photos["val"], state.classes)
     assert len(val) == 153
     expected = onnx_export.torch_logits(network, onnx_export.read_photos(val)[0]).argmax(1)
-    with (
-        local_server.serve(re.search(r"saved path: (.+)", output)[1]) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        answers = [
-            client.post("/predict", content=path.read_bytes()).json()["label"] for path in val.paths
-        ]
+    with local_server.serve(re.search(r"saved path: (.+)", output)[1]) as url:
+        answers = [post(url, path.read_bytes()).json()["label"] for path in val.paths]
     served = np.array([state.classes.index(label) for label in answers])
     assert (served == expected).sum() >= 152
 
 
-def test_make_run_does_everything_on_drawn_pictures_where_nothing_can_be_reached(tmp_path):
+def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tmp_path):
     copy = copy_project(tmp_path)
     (copy / ".venv").symlink_to(BIN.parent)
     environment = {

@@ -1,10 +1,11 @@
-"""What the README and the help texts say is true."""
+"""What the README, the help texts and the Kubernetes manifest say is true."""
 
+import functools
 import re
 import shlex
 
 import pytest
-from conftest import PROJECT, python, run
+from helpers import PROJECT, python, run
 
 README = (PROJECT / "README.md").read_text()
 DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
@@ -24,6 +25,11 @@ TEXT = "".join(document.read_text() for document in DOCUMENTS)
 COMMANDS += re.findall(r"`(python [^`]+)`", TEXT)  # those in tables and sentences
 
 
+@functools.cache
+def help_text(script: str) -> str:
+    return python(script, "--help").stdout
+
+
 def words(text: str) -> str:
     """The text with the line breaks and option syntax that differ between versions of Python."""
     text = re.sub(r"(-\w) [A-Z_]+, (--)", r"\1, \2", text)
@@ -32,8 +38,7 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize("script", ["train.py", "saveToBento.py"])
 def test_help_text_in_the_documentation_is_the_scripts(script):
-    help_text = python(script, "--help").stdout
-    assert words(help_text) in words((PROJECT / "docs" / "command-line.md").read_text())
+    assert words(help_text(script)) in words((PROJECT / "docs" / "command-line.md").read_text())
 
 
 def test_the_readme_is_short():
@@ -45,9 +50,8 @@ def test_python_command_has_options_that_exist(command):
     script, *arguments = shlex.split(command, comments=True)[1:]
     if script == "-m":
         return
-    help_text = python(script, "--help").stdout
     for option in (a.partition("=")[0] for a in arguments if a.startswith("-")):
-        assert re.search(rf"{option}\b", help_text), f"{script} has no {option}"
+        assert re.search(rf"{option}\b", help_text(script)), f"{script} has no {option}"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(sudo .*)?make ", c)])
@@ -76,3 +80,8 @@ def test_make_help_lists_every_recipe():
     phony = re.search(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)[1]
     lines = run("make", "--no-print-directory", "help").stdout.splitlines()
     assert sorted(line.split()[1] for line in lines) == sorted(phony.split())
+
+
+def test_the_kubernetes_manifest_fits_its_schema():
+    result = run("kubernetes-validate", "--strict", "kubernetes.yaml")
+    assert result.returncode == 0, result.stderr

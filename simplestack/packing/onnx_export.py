@@ -1,4 +1,4 @@
-"""From a trained network to the ONNX files that are served, and the proof that they agree."""
+"""Export a trained model to ONNX, quantize it, and compute the logits to compare them by."""
 
 import contextlib
 import io
@@ -15,28 +15,32 @@ from torch import Tensor, nn
 from simplestack.serving import images
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import Floats, OnnxModel
-from simplestack.training import data, model
+from simplestack.training.data import Photos
+from simplestack.training.model import Classifier
 
-BATCH = 32  # photos run at once when comparing
+BATCH = 32  # photos; has no influence on the result
 
 
 class _Explained(nn.Module):
-    """What is exported: the forward pass that also gives the maps."""
+    """The exported model, whose forward pass also returns the class activation maps."""
 
-    def __init__(self, classifier: model.Classifier) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.model = model
 
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        return self.classifier.explain(photos)
+        return self.model.explain(photos)
 
 
-def to_onnx(classifier: model.Classifier, path: Path) -> None:
-    """Write the network as fp32 ONNX: `photos` N×224×224×3 uint8 in, `logits` and `maps` out."""
+def to_onnx(model: Classifier, path: Path) -> None:
+    """Write the model as fp32 ONNX.
+
+    Input: `photos`, N×224×224×3 uint8. Outputs: `logits`, N×C, and `maps`, N×C×7×7.
+    """
     example = torch.zeros(2, images.CROP, images.CROP, 3, dtype=torch.uint8)
-    with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its steps there
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
         torch.onnx.export(
-            _Explained(classifier).eval(),
+            _Explained(model).eval(),
             (example,),
             path,
             input_names=["photos"],
@@ -48,22 +52,22 @@ def to_onnx(classifier: model.Classifier, path: Path) -> None:
 
 
 class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Hands ONNX Runtime the calibration set, one photo after the other."""
+    """The calibration set, one photo at a time."""
 
     def __init__(self, photos: Photo) -> None:
-        self.rest = iter(photos[:, None])
+        self.remaining = iter(photos[:, None])
 
     def get_next(self) -> dict[str, Photo] | None:
-        photo = next(self.rest, None)
+        photo = next(self.remaining, None)
         return None if photo is None else {"photos": photo}
 
 
 def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
     """Write an int8 version of an fp32 model: static, QDQ, one scale per output channel.
 
-    `photos`, N×224×224×3 uint8, is the calibration set: the ranges of the activations are measured
-    on it. The first layer, where rounding costs most, stays in fp32, and so does the head: the mean
-    of a map is still exactly the logit.
+    `photos`, N×224×224×3 uint8, is the calibration set, from which the activation ranges are
+    measured. The first layer stays in fp32, since rounding costs most there. So does the head, to
+    keep the mean of a map exactly the logit.
     """
     prepared = int8.with_suffix(".prepared.onnx")
     quant_pre_process(str(fp32), str(prepared))
@@ -71,7 +75,7 @@ def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
     layers = [node.name for node in nodes if node.op_type == "Conv"]
     pooling = [node.name for node in nodes if node.op_type == "MaxPool"]  # slower in int8
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it warns that pre-processing is advised, after it
+    logging.root.setLevel(logging.ERROR)  # it advises pre-processing even after pre-processing
     try:
         quantization.quantize_static(
             str(prepared),
@@ -88,20 +92,20 @@ def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
         prepared.unlink(missing_ok=True)
 
 
-def read_photos(photos: data.Photos, most: int | None = None) -> tuple[Photo, list[int]]:
-    """Read photos as N×224×224×3 uint8, and their labels; at `most` that many, evenly spread."""
-    count = min(len(photos), most or len(photos))
+def read_photos(photos: Photos, limit: int | None = None) -> tuple[Photo, list[int]]:
+    """Read at most `limit` photos, evenly spaced, as N×224×224×3 uint8, and their labels."""
+    count = min(len(photos), limit or len(photos))
     chosen = [i * len(photos) // count for i in range(count)]
     arrays = [images.read(photos.paths[i].read_bytes()) for i in chosen]
     return np.stack(arrays), [photos.labels[i] for i in chosen]
 
 
 @torch.inference_mode()
-def torch_logits(classifier: model.Classifier, photos: Photo) -> Floats:
+def torch_logits(model: Classifier, photos: Photo) -> Floats:
     """Return PyTorch's logits, N×C."""
-    classifier.eval()
+    model.eval()
     batches = torch.from_numpy(photos).split(BATCH)
-    return np.asarray(torch.cat([classifier(batch) for batch in batches]), dtype=np.float32)
+    return np.asarray(torch.cat([model(batch) for batch in batches]), dtype=np.float32)
 
 
 def onnx_logits(packed: OnnxModel, photos: Photo) -> Floats:

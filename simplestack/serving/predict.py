@@ -7,8 +7,8 @@ things that are no image. Here, it gets nothing but a form with a 224×224 PPM p
 import asyncio
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from starlette.datastructures import UploadFile
@@ -17,86 +17,71 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simplestack.serving import images, settings, telemetry
-from simplestack.serving.errors import (
-    BodyTooLargeError,
-    BusyError,
-    HttpError,
-    LateError,
-    MethodNotAllowedError,
-    UnauthorizedError,
-)
+from simplestack.serving import errors, images, settings
 from simplestack.serving.images import Photo
+from simplestack.serving.telemetry import timed
 
+CURL = "send it as curl -F image=@image.jpg does"
+BUSY = "Too many requests at once: try again in a second."
+BUFFERED = 8  # times MAX_BYTES that the bodies in flight may take together, in a worker
+# Times MAX_BYTES that are read, though not kept, before the connection is closed: a client that is
+# still sending at that moment may never see the answer.
 DRAINED = 4
-"""How many times MAX_BYTES are read, though not kept, before the connection is closed: a client
-that is still sending when that happens may never see why."""
-
-BUFFERED = 8
-"""How many times MAX_BYTES the bodies in flight may take together, in a worker."""
-
-BOUNDARY = secrets.token_hex(16).encode()  # which no picture can know
+BOUNDARY = secrets.token_hex(16)  # which no picture can know
 FORM = (
-    b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="image"; filename="image.ppm"'
-    b"\r\nContent-Type: image/ppm\r\n\r\n"
-    + f"P6 {images.CROP} {images.CROP} 255\n".encode()
-    + b"%b\r\n--"
-    + BOUNDARY
-    + b"--\r\n"
-)
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image.ppm"\r\n'
+    f"Content-Type: image/ppm\r\n\r\nP6 {images.CROP} {images.CROP} 255\n%b\r\n--{BOUNDARY}--\r\n"
+).encode()
 
 
 class Gate:
     """ASGI middleware around /predict. Raises an HttpError for what it doesn't forward."""
 
     def __init__(self, app: ASGIApp, path: str, threads: int) -> None:
-        """Guard `path`, with so many pictures decoded at once."""
-        self.app = app
-        self.path = path
-        self.settings = settings.read()
-        self.threads = anyio.CapacityLimiter(threads)
-        self.buffered = 0  # bytes of bodies
-        self.admitted = 0  # requests whose body is complete
+        self.app, self.path, self.settings = app, path, settings.read()
+        self.decoders = anyio.CapacityLimiter(threads)
+        self.in_flight = asyncio.Semaphore(self.settings.max_requests)  # with a complete body
+        self.buffered = 0  # bytes of all bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the picture in a request to /predict, and all other requests as they are."""
+        """Forward the picture in a request to `path`, and other requests as they are."""
         if scope["type"] != "http" or scope["path"] != self.path:
             return await self.app(scope, receive, send)
         request = Request(scope, receive)
-        self.check(request)
+        self.check_head(request)
         try:
             async with asyncio.timeout(self.settings.timeout), self.body(request) as body:
-                image = await first_file(request, body) if is_form(request) else body
-                with self.admission():
+                image = await image_of(request, body)
+                if self.in_flight.locked():
+                    raise errors.BusyError(BUSY)
+                async with self.in_flight:
                     photo = await self.decode(request, image)
                     await self.app(*with_photo(scope, photo), send)
         except ClientDisconnect:
-            pass  # nobody is there to be answered
+            pass  # nobody waits for an answer
         except TimeoutError:
-            raise LateError(
-                f"There was no answer within {self.settings.timeout} seconds: try again later, or"
-                " with a smaller picture."
-            ) from None
+            limit = f"{self.settings.timeout} seconds"
+            raise errors.LateError(f"No answer within {limit}: try a smaller picture.") from None
 
-    def check(self, request: Request) -> None:
-        """Check all that is known before the body."""
+    def check_head(self, request: Request) -> None:
+        """Check all that is known before the body arrives."""
         if request.method != "POST":
-            raise MethodNotAllowedError(f"Use POST for {self.path}, with an image.")
+            raise errors.MethodNotAllowedError(f"Use POST for {self.path}, with an image.")
         expected = f"Bearer {self.settings.api_token}".encode()
         given = request.headers.get("authorization", "").encode("latin-1")
         if self.settings.api_token and not hmac.compare_digest(given, expected):
-            raise UnauthorizedError(
+            raise errors.UnauthorizedError(
                 "The token is missing or wrong: send the header 'Authorization: Bearer <token>'."
             )
         explain = request.query_params.get("explain", "0")
         if explain not in {"0", "1"}:
-            raise HttpError(f"explain={explain!r} is neither 0 nor 1.")
+            raise errors.HttpError(f"explain={explain!r} is neither 0 nor 1.")
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Read the body, and count its bytes for as long as they are needed."""
+        """Read the body, and count its bytes as buffered until it is no longer needed."""
         limit, body, size = self.settings.max_bytes, bytearray(), 0
-        too_large = BodyTooLargeError(
+        too_large = errors.BodyTooLargeError(
             f"The body has more than the {limit:,} bytes that are read: send a smaller image."
         )
         announced = request.headers.get("content-length", "")
@@ -106,64 +91,46 @@ class Gate:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > DRAINED * limit:
-                    raise too_large
+                    break
                 if size <= limit:
                     body += chunk
                     self.buffered += len(chunk)
-                    if self.buffered > BUFFERED * limit:
-                        raise busy()
+                if self.buffered > BUFFERED * limit:
+                    raise errors.BusyError(BUSY)
             if size > limit:
                 raise too_large
             yield bytes(body)
         finally:
             self.buffered -= len(body)
 
-    @contextmanager
-    def admission(self) -> Iterator[None]:
-        """Count a request as one that is worked on, or waits for that."""
-        if self.admitted >= self.settings.max_requests:
-            raise busy()
-        self.admitted += 1
-        try:
-            yield
-        finally:
-            self.admitted -= 1
-
     async def decode(self, request: Request, image: bytes) -> Photo:
         """Decode an image in a thread, which keeps its place until it ends: it can't be stopped."""
 
         def read() -> Photo:
-            with telemetry.timed(request.state, "decode"):
+            with timed(request.state, "decode"):
                 return images.read(image, self.settings.max_pixels)
 
-        work = asyncio.ensure_future(anyio.to_thread.run_sync(read, limiter=self.threads))
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask
-        return await asyncio.shield(work)
+        decoding = asyncio.ensure_future(anyio.to_thread.run_sync(read, limiter=self.decoders))
+        # An error that comes after the time-out isn't one that nobody has looked at.
+        decoding.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(decoding)
 
 
-def busy() -> BusyError:
-    """Say that there are too many requests."""
-    return BusyError("Too many requests at once: try again in a second.")
-
-
-def is_form(request: Request) -> bool:
-    """Tell whether the body is a form, as `curl -F` sends it."""
-    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-
-
-async def first_file(request: Request, body: bytes) -> bytes:
-    """Return the content of the first file in a form."""
+async def image_of(request: Request, body: bytes) -> bytes:
+    """Return the body, or the first file in it if it is a form. Raises HttpError if it has none."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return body
     try:
-        async with Request(request.scope, replayed(body)).form() as form:
+        async with Request(request.scope, replay(body)).form() as form:
             for _, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     return await value.read()
     except (MultiPartException, HTTPException) as error:
-        raise HttpError("The form is damaged: send it as curl -F image=@image.jpg does.") from error
-    raise HttpError("The form has no file: add one, as curl -F image=@image.jpg does.")
+        raise errors.HttpError(f"The form is damaged: {CURL}.") from error
+    raise errors.HttpError(f"The form has no file: {CURL}.")
 
 
-def replayed(body: bytes) -> Receive:
+def replay(body: bytes) -> Receive:
     """Return a `receive` that returns the whole body at once."""
 
     async def receive() -> Message:
@@ -173,7 +140,7 @@ def replayed(body: bytes) -> Receive:
 
 
 def with_photo(scope: Scope, photo: Photo) -> tuple[Scope, Receive]:
-    """Return a request like another one, with a form that has a decoded photo in it."""
+    """Return the request that is forwarded: a form with the photo as PPM in place of the body."""
     headers = [item for item in scope["headers"] if not item[0].startswith(b"content-")]
-    headers.append((b"content-type", b"multipart/form-data; boundary=" + BOUNDARY))
-    return {**scope, "headers": headers}, replayed(FORM % photo.tobytes())
+    headers.append((b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()))
+    return {**scope, "headers": headers}, replay(FORM % photo.tobytes())

@@ -1,11 +1,11 @@
-"""Where a training runs: its device, the numerics that the device is fast at, its processes."""
+"""Where a training runs: the device, its fast numerics, and the processes that share the work."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -14,131 +14,129 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from simplestack.serving.errors import StackError
-from simplestack.training import model
 from simplestack.training.data import Photos, View
+from simplestack.training.model import Classifier
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-BATCH = 32  # photos at once where nothing is learnt; has no influence on the result
-
-Batches = Iterator[tuple[Tensor, Tensor]]  # N×224×224×3 uint8, and N int64
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EVAL_BATCH = 32  # photos; has no influence on the result
+MAX_WORKERS = 8  # processes that read photos
 
 
 @dataclass(frozen=True)
 class Engine:
-    """This process: what it computes on, and which part of the work is its own."""
+    """This process: its device, and its rank among the processes that train together."""
 
     device: torch.device
     rank: int = 0
-    world: int = 1  # processes, on all machines together
+    world_size: int = 1  # processes, on all machines together
+
+    @classmethod
+    def start(cls, device_name: str) -> Self:
+        """Choose the device, and join the other processes if torchrun started this one.
+
+        Raises StackError if this machine has no such device.
+        """
+        device = choose_device(device_name)
+        if not dist.is_torchelastic_launched():
+            return cls(device)
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(device, dist.get_rank(), dist.get_world_size())
+
+    def stop(self) -> None:
+        """Leave the other processes, if there are any."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def __str__(self) -> str:
-        """Name the device as people know it."""
         name = str(self.device)
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         elif self.device.type == "cpu":
             name = f"{torch.get_num_threads()} CPU threads"
-        return name if self.world == 1 else f"{self.world} processes of {name}"
+        return name if self.world_size == 1 else f"{self.world_size} processes of {name}"
 
     def autocast(self, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
-        """Compute in bfloat16 where the device has instructions for it, else as it is, float32."""
+        """Compute in bfloat16 if the device has instructions for it, else in float32."""
         if enabled and has_bfloat16(self.device):
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
     def share(self, items: Sequence[int]) -> Sequence[int]:
-        """Return this process's part of the items."""
-        return items[self.rank :: self.world]
+        """Return this process's share of the items."""
+        return items[self.rank :: self.world_size]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add up a CPU tensor over all processes, in place."""
-        if self.world > 1:
+        if self.world_size > 1:
             total = tensor.to(self.device)
             dist.all_reduce(total)
             tensor.copy_(total)
         return tensor
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """Let the processes average their gradients in every step."""
-        return network if self.world == 1 else DistributedDataParallel(network)
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Wrap the model so that the processes average their gradients in every step."""
+        return model if self.world_size == 1 else DistributedDataParallel(model)
 
     def memory(self, budget: float) -> float:
-        """Return this process's part of a budget for the whole machine."""
+        """Return this process's share of the machine's memory budget."""
         return budget / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
-    def batches(self, photos: Photos, plan: list[list[View]]) -> Batches:
-        """Return the photos of each batch in the plan.
+    def batches(self, photos: Photos, plan: list[list[View]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return an iterator over the planned batches: N×224×224×3 uint8 photos, N int64 labels.
 
-        Photos in memory come from there; others are read by processes beside this one.
+        Worker processes read the photos unless all are in memory.
         """
-        workers = 0 if photos.cached else min(8, os.cpu_count() or 1)
+        workers = 0 if photos.cached else min(MAX_WORKERS, os.cpu_count() or 1)
         loader = DataLoader(
-            photos, batch_sampler=plan, num_workers=workers, worker_init_fn=_ignore_stops
+            photos, batch_sampler=plan, num_workers=workers, worker_init_fn=_ignore_stop_signals
         )
         with held_signals() if workers else contextlib.nullcontext():
             return iter(loader)
 
     @torch.no_grad()
-    def run(self, network: model.Classifier, photos: Photos, *, features: bool = False) -> Tensor:
+    def predict(self, model: Classifier, photos: Photos, *, features: bool = False) -> Tensor:
         """Return the logits, N×C, or the features, N×512, of all photos: float32, on the CPU.
 
-        Every process computes its part and gets all.
+        Every process computes its share and gets all of them.
         """
-        network.eval()
-        width = network.resnet.fc.in_features if features else network.resnet.fc.out_features
+        model.eval()
+        forward = model.features if features else model
+        width = model.resnet.fc.in_features if features else model.resnet.fc.out_features
         outputs = torch.zeros(len(photos), width)
-        mine = torch.tensor(self.share(range(len(photos))))
-        plan = [part.tolist() for part in mine.split(BATCH)]
-        views: list[list[View]] = [[(i, None) for i in part] for part in plan]
-        for part, (pictures, _) in zip(plan, self.batches(photos, views), strict=True):
-            seen = pictures.to(self.device)
-            outputs[part] = (network.features(seen) if features else network(seen)).float().cpu()
+        shares = torch.tensor(self.share(range(len(photos)))).split(EVAL_BATCH)
+        plan: list[list[View]] = [[(i, None) for i in share.tolist()] for share in shares]
+        for share, (batch, _) in zip(shares, self.batches(photos, plan), strict=True):
+            outputs[share] = forward(batch.to(self.device)).float().cpu()
         return self.sum(outputs)
 
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait: while a process is forked, Python would drop their exception."""
-    came: list[int] = []
-    usual = {s: signal.signal(s, lambda number, _: came.append(number)) for s in STOPS}
+    """Hold Ctrl-C and SIGTERM back: while Python forks, it would drop their exception."""
+    received: list[int] = []
+    handlers = {
+        s: signal.signal(s, lambda number, _: received.append(number)) for s in STOP_SIGNALS
+    }
     try:
         yield
     finally:
-        for number, handler in usual.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+    if received:
+        signal.raise_signal(received[0])
 
 
-def _ignore_stops(_: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the process that this one reads for, which then ends this one."""
-    for stop in STOPS:
-        signal.signal(stop, signal.SIG_IGN)
-
-
-def start(name: str) -> Engine:
-    """Find the device, and join the other processes where torchrun started this one.
-
-    Raises StackError if this machine has no such device.
-    """
-    device = choose_device(name)
-    if not dist.is_torchelastic_launched():
-        return Engine(device)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Engine(device, dist.get_rank(), dist.get_world_size())
-
-
-def stop() -> None:
-    """Part from the other processes, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _ignore_stop_signals(_: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the main process, which then ends its workers."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def choose_device(name: str) -> torch.device:
-    """Find the device to train on. Raises StackError if this machine doesn't have it."""
+    """Return the device to train on. Raises StackError if this machine doesn't have it."""
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -153,7 +151,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device computes in bfloat16 itself: elsewhere it is slower than float32."""
+    """Return whether the device has bfloat16 instructions; emulated, it is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":

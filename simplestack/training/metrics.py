@@ -1,4 +1,4 @@
-"""How good a network is, in numbers."""
+"""Loss, accuracy and the other metrics of a model's predictions."""
 
 import math
 from typing import Any
@@ -11,67 +11,67 @@ Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a n
 BINS = 10  # of confidence, for the calibration error
 
 
-def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the mean cross-entropy and the share of right answers, of N×C logits."""
-    right = (logits.argmax(1) == labels).double().mean()
-    return nn.functional.cross_entropy(logits, labels).item(), right.item()
+def loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy of N×C logits, given N class indices."""
+    accuracy = (logits.argmax(1) == targets).double().mean()
+    return nn.functional.cross_entropy(logits, targets).item(), accuracy.item()
 
 
-def interval(right: int, of: int) -> tuple[float, float]:
+def interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a proportion (Wilson 1927)."""
-    share, z2 = right / of, Z * Z / of
-    middle = (share + z2 / 2) / (1 + z2)
-    half = Z / (1 + z2) * math.sqrt(share * (1 - share) / of + z2 / of / 4)
+    accuracy, z2 = correct / total, Z * Z / total
+    middle = (accuracy + z2 / 2) / (1 + z2)
+    half = Z / (1 + z2) * math.sqrt(accuracy * (1 - accuracy) / total + z2 / total / 4)
     return middle - half, middle + half
 
 
-def calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> float:
-    """Return the mean distance between confidence and accuracy, over bins of equal width.
+def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
+    """Return the expected calibration error: the mean distance between confidence and accuracy.
 
-    This is the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural
-    Networks"): 0 where of all answers given with a confidence of 0.8 just 80 % are right.
+    It is taken over bins of equal width (Guo et al. 2017, "On Calibration of Modern Neural
+    Networks"). 0 means that of all predictions with a confidence of 0.8, 80 % are correct.
     """
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(float((right - confidence)[bins == b].sum())) for b in range(BINS)]
-    return sum(gaps) / len(right)
+    gaps = [abs(float((correct - confidence)[bins == b].sum())) for b in range(BINS)]
+    return sum(gaps) / len(correct)
 
 
-def measure(probabilities: Tensor, labels: list[int], classes: list[str]) -> dict[str, Any]:
-    """Measure N×C probabilities against the true labels; everything is from 0 to 1, or a count."""
-    p, truth = np.asarray(probabilities), np.asarray(labels)
-    answers = p.argmax(1)
+def compute_metrics(probabilities: Tensor, labels: list[int], classes: list[str]) -> dict[str, Any]:
+    """Compare N×C probabilities with the N true labels. Proportions are 0 to 1."""
+    probs, targets = np.asarray(probabilities), np.asarray(labels)
+    predicted = probs.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(confusion, (truth, answers), 1)
-    hits = confusion.diagonal()
+    np.add.at(confusion, (targets, predicted), 1)
+    correct = confusion.diagonal()
     return {
-        "photos": len(truth),
-        "accuracy": float((answers == truth).mean()),
-        "accuracy_95": interval(int(hits.sum()), len(truth)),
-        "calibration_error": calibration_error(p.max(1), answers == truth),
+        "photos": len(targets),
+        "accuracy": float((predicted == targets).mean()),
+        "accuracy_95": interval(int(correct.sum()), len(targets)),
+        "calibration_error": calibration_error(probs.max(1), predicted == targets),
         "classes": {
             name: {
                 "photos": int(confusion[i].sum()),
-                "precision": float(hits[i] / max(1, confusion[:, i].sum())),
-                "recall": float(hits[i] / max(1, confusion[i].sum())),
+                "precision": float(correct[i] / max(1, confusion[:, i].sum())),
+                "recall": float(correct[i] / max(1, confusion[i].sum())),
             }
             for i, name in enumerate(classes)
         },
-        "confusion": confusion.tolist(),  # a row for each true class, a column for each answer
+        "confusion": confusion.tolist(),  # one row per true class, one column per predicted class
     }
 
 
-def text(measured: dict[str, Any]) -> str:
-    """Put the metrics into a few lines for people."""
-    low, high = measured["accuracy_95"]
-    width = max(len(name) for name in measured["classes"])
+def format_metrics(metrics: dict[str, Any]) -> str:
+    """Return the metrics as a few lines of text."""
+    low, high = metrics["accuracy_95"]
+    width = max(len(name) for name in metrics["classes"])
     lines = [
-        f"accuracy {measured['accuracy']:.4f} on {measured['photos']} validation photos"
+        f"accuracy {metrics['accuracy']:.4f} on {metrics['photos']} validation photos"
         f" (95 % confidence interval {low:.3f} to {high:.3f})",
-        f"calibration error {measured['calibration_error']:.3f}",
+        f"calibration error {metrics['calibration_error']:.3f}",
     ]
     lines += [
         f"{name:{width}}  precision {row['precision']:.3f}  recall {row['recall']:.3f}"
         f"  ({row['photos']} photos)"
-        for name, row in measured["classes"].items()
+        for name, row in metrics["classes"].items()
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The network: torchvision's ResNet-18 with a new head, from uint8 photos to logits."""
+"""The model: torchvision's ResNet-18 with a new head, from uint8 photos to logits."""
 
 from typing import cast
 from urllib.error import URLError
@@ -16,17 +16,16 @@ PROBE_L2 = 1e-2  # times the squared norm of the head's weights
 
 
 class UnreachableError(StackError):
-    """The weights are not on this machine, and can't be downloaded."""
+    """The weights are not on this machine and can't be downloaded."""
 
 
 class Classifier(nn.Module):
-    """ResNet-18 (He et al. 2016) over N×224×224×3 uint8 photos; it normalises them itself."""
+    """ResNet-18 (He et al. 2016) over N×224×224×3 uint8 photos, which it normalises itself."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, classes: int) -> None:
-        """Start from random weights, with one logit per class."""
         super().__init__()
         self.resnet = resnet18(weights=None, num_classes=classes)
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -39,24 +38,24 @@ class Classifier(nn.Module):
     def explain(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, N×C, and the class activation maps, N×C×7×7, of uint8 photos.
 
-        ResNet ends in an average over positions and one linear layer. The two commute, so the
-        head applied at every position gives maps whose mean *is* the logit
-        (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+        ResNet ends in an average over positions and a linear layer. The two commute, so the head
+        applied at every position gives maps whose mean *is* the logit (Zhou et al. 2016,
+        "Learning Deep Features for Discriminative Localization").
         """
         fc = self.resnet.fc
         maps = nn.functional.conv2d(self._layers(photos), fc.weight[:, :, None, None], fc.bias)
         return maps.mean((2, 3)), maps
 
     def features(self, photos: Tensor) -> Tensor:
-        """Return what the head sees, N×512, of uint8 photos."""
+        """Return the inputs of the head, N×512, for uint8 photos."""
         return self._layers(photos).mean((2, 3))
 
-    def fit_head(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Fit the head to features, N×512, and their labels, N: a linear probe. Returns its logits.
+    def fit_linear_probe(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Fit the head to features, N×512, and N class indices; return its logits, N×C.
 
-        It is multinomial logistic regression with L2 regularisation, solved to its optimum by
-        L-BFGS: nothing is random about it. Starting from there, fine-tuning distorts the features
-        less (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+        This is multinomial logistic regression with L2 regularisation, solved to its optimum by
+        L-BFGS, without randomness. Fine-tuning from there distorts the features less (Kumar et
+        al. 2022, "Fine-Tuning can Distort Pretrained Features").
         """
         head = nn.Linear(features.shape[1], self.resnet.fc.out_features)
         nn.init.zeros_(head.weight)
@@ -65,14 +64,14 @@ class Classifier(nn.Module):
             head.parameters(), max_iter=PROBE_STEPS, line_search_fn="strong_wolfe"
         )
 
-        def objective() -> float:
+        def closure() -> float:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(head(features), labels)
+            loss = nn.functional.cross_entropy(head(features), targets)
             loss = loss + PROBE_L2 * head.weight.square().sum()
             loss.backward()
             return loss.item()
 
-        optimizer.step(objective)
+        optimizer.step(closure)
         self.resnet.fc.load_state_dict(head.state_dict())
         return cast(Tensor, head(features)).detach()
 
@@ -86,12 +85,13 @@ class Classifier(nn.Module):
 
 
 def pretrained(classes: int) -> Classifier:
-    """Build a Classifier with ImageNet's weights below a new head.
+    """Return a Classifier with ImageNet's weights and a new head.
 
-    torchvision's own loader reads them from TORCH_HOME or downloads them once.
-    Raises StackError if it can't.
+    torchvision reads the weights from TORCH_HOME, or downloads them once. Raises StackError if it
+    can't.
     """
     weights = ResNet18_Weights.IMAGENET1K_V1
+    folder = f"{torch.hub.get_dir()}/checkpoints"
     model = Classifier(classes)
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
@@ -100,12 +100,12 @@ def pretrained(classes: int) -> Classifier:
     except (URLError, OSError) as error:
         raise UnreachableError(
             f"can't download the ImageNet weights from {weights.url} ({error}): connect to the"
-            " internet, or download that file elsewhere and put it into"
-            f" {torch.hub.get_dir()}/checkpoints, or train without them: --from-scratch"
+            f" internet, or download that file elsewhere and put it into {folder}, or train"
+            " without them: --from-scratch"
         ) from error
     except Exception as error:  # torch raises many types on a damaged or foreign file
         raise StackError(
-            f"the ImageNet weights in {torch.hub.get_dir()}/checkpoints are damaged"
-            f" ({type(error).__name__}): delete the file there and start again"
+            f"the ImageNet weights in {folder} are damaged ({type(error).__name__}): delete the"
+            " file there and start again"
         ) from error
     return model

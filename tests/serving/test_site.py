@@ -1,23 +1,24 @@
-"""The page, in a real browser."""
+"""The page in a real browser, its API documentation, and requests from other pages."""
 
 import base64
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from helpers import get, gunicorn, post, run, send
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -26,7 +27,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser, url) -> Iterator[Page]:
+def page(browser, bentoml_url) -> Iterator[Page]:
     """The page, freshly opened; whatever it logs or loads from elsewhere fails the test."""
     problems: list[str] = []
     with browser.new_context() as context:
@@ -35,27 +36,22 @@ def page(browser, url) -> Iterator[Page]:
         page.on("requestfailed", lambda request: problems.append(request.url))
         page.on(
             "request",
-            lambda r: r.url.startswith((url, "blob:", "data:")) or problems.append(r.url),
+            lambda r: r.url.startswith((bentoml_url, "blob:", "data:")) or problems.append(r.url),
         )
         page.on(
             "console",
             lambda m: "Content Security Policy" in m.text and problems.append(m.text),
         )
-        page.goto(url)
+        page.goto(bentoml_url)
         yield page
     assert problems == []
-
-
-@pytest.fixture
-def photo(pictures) -> Path:
-    return pictures / "val" / "bees" / "00.jpg"
 
 
 def test_title_names_the_classes(page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Ants or bees?")
 
 
-def test_notice_of_a_demonstration_is_shown(page):
+def test_disclaimer_of_a_demonstration_is_shown(page):
     expect(page.get_by_role("note")).to_contain_text("knows nothing of real photos")
 
 
@@ -127,3 +123,45 @@ def test_page_fits_a_phone(page, photo):
 def test_api_documentation_is_shown(page):
     page.get_by_role("link", name="API documentation").click()
     expect(page.locator(".opblock-post")).to_contain_text("/predict", timeout=20_000)
+
+
+@pytest.mark.parametrize("server", ["bentoml", "gunicorn"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs.json", "/model.json"])
+def test_endpoint_of_operation_answers(request, server, path):
+    url = request.getfixturevalue(f"{server}_url")
+    assert get(url + path).status_code == 200
+
+
+def test_generated_requests_find_no_violation_of_the_description(gunicorn_url, tmp_path):
+    address = f"{gunicorn_url}/docs.json"
+    command = ("schemathesis", "run", address, "--max-examples", "100", "--seed", "1")
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="module")
+def shared_url(bento) -> Iterator[str]:
+    """The URL of a server that two other pages may use."""
+    with gunicorn(bento, CORS_ORIGINS="https://mine.example, https://b.example") as (url, _):
+        yield url
+
+
+def test_a_named_page_may_ask(shared_url):
+    allowed = send("OPTIONS", f"{shared_url}/predict", headers=PREFLIGHT)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://mine.example"
+
+
+def test_a_named_page_gets_the_answer(shared_url, photo):
+    answer = post(shared_url, photo.read_bytes(), headers={"Origin": "https://b.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://b.example"
+
+
+def test_no_other_page_may_ask(shared_url):
+    headers = {**PREFLIGHT, "Origin": "https://other.example"}
+    other = send("OPTIONS", f"{shared_url}/predict", headers=headers)
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_no_page_may_ask_unless_one_is_named(gunicorn_url):
+    assert send("OPTIONS", f"{gunicorn_url}/predict", headers=PREFLIGHT).status_code == 405

@@ -1,11 +1,15 @@
+"""Folders of photos: what is read, what is rejected or skipped, and how it is said."""
+
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers import ODD_NAME, odd_names, split_folder, train_in_process, write_pictures
 from PIL import Image
-from small import ODD_NAME, odd_names, pictures, run, split_folder, weights
 
+from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, data, engine
 from simplestack.training.recipe import RECIPES
@@ -29,8 +33,8 @@ def opened(folder: Path, budget: float = 1e9) -> tuple[data.Photos, data.Photos,
 
 
 def test_class_folders_alone_are_split_class_by_class(tmp_path: Path) -> None:
-    pictures(tmp_path, 10)
-    pictures(tmp_path, 20, ("Bienen & Käfer",))
+    write_pictures(tmp_path, 10)
+    write_pictures(tmp_path, 20, ("Bienen & Käfer",))
     classes = data.find_classes(tmp_path)
     names = data.find_photos(tmp_path, classes, seed=0)
     in_val = [sum(n.startswith(f"{name}/") for n in names["val"]) for name in classes]
@@ -38,39 +42,36 @@ def test_class_folders_alone_are_split_class_by_class(tmp_path: Path) -> None:
 
 
 def test_no_photo_is_on_both_sides_of_the_split(tmp_path: Path) -> None:
-    pictures(tmp_path, 10)
+    write_pictures(tmp_path, 10)
     names = data.find_photos(tmp_path, ["ants", "bees"], seed=0)
     assert sorted(names["train"] + names["val"]) == sorted(
         f"{name}/{i}.png" for name in ("ants", "bees") for i in range(10)
     )
 
 
-def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
-    pictures(tmp_path, 10)
+def test_another_seed_splits_differently(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 10)
     splits = [data.find_photos(tmp_path, ["ants", "bees"], seed) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
 
 
 def test_a_class_with_a_single_photo_is_one_clear_line(tmp_path: Path) -> None:
-    pictures(tmp_path, 5, ("ants",))
-    pictures(tmp_path, 1, ("bees",))
+    write_pictures(tmp_path, 5, ("ants",))
+    write_pictures(tmp_path, 1, ("bees",))
     with pytest.raises(StackError, match=r"bees/0\.png is the only photo of its class"):
         data.find_photos(tmp_path, ["ants", "bees"], seed=0)
 
 
-def test_the_split_is_recorded_and_kept_when_photos_are_added(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_split_is_recorded_and_kept_when_photos_are_added(tmp_path: Path) -> None:
     folder, path = tmp_path / "photos", tmp_path / "a.ckpt"
-    pictures(folder, 5)
-    monkeypatch.setenv("TORCH_HOME", str(weights(tmp_path / "torch")))
-    before = run(path, "--data-dir", folder, "--freeze").photos
-    pictures(folder, 8)
-    run(path, "-c", path, "--epochs", 1)
+    write_pictures(folder, 5)
+    before = train_in_process(path, "--data-dir", folder, "--freeze").photos
+    write_pictures(folder, 8)
+    train_in_process(path, "-c", path, "--epochs", 1)
     assert checkpoint.load(path).photos == before
 
 
-def test_a_broken_photo_is_named_and_left_out(photos: Path) -> None:
+def test_a_broken_photo_is_named_and_skipped(photos: Path) -> None:
     whole = (photos / "train" / "ants" / "0.png").read_bytes()
     (photos / "train" / "ants" / "half.png").write_bytes(whole[: len(whole) // 2])
     train, _, warnings = opened(photos)
@@ -78,13 +79,13 @@ def test_a_broken_photo_is_named_and_left_out(photos: Path) -> None:
     assert "train/ants/half.png" not in train.names
 
 
-def test_text_that_is_named_like_a_photo_is_left_out(photos: Path) -> None:
+def test_text_that_is_named_like_a_photo_is_skipped(photos: Path) -> None:
     (photos / "val" / "bees" / "notes.jpg").write_text("buy honey")
     assert "notes.jpg" in opened(photos)[2]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 30), (9_000, 9_000)])
-def test_a_picture_of_impossible_size_is_left_out(photos: Path, size: tuple[int, int]) -> None:
+def test_a_picture_of_impossible_size_is_skipped(photos: Path, size: tuple[int, int]) -> None:
     Image.new("L", size).save(photos / "train" / "bees" / "odd.png")
     train, _, warnings = opened(photos)
     assert "odd.png" in warnings
@@ -107,17 +108,17 @@ def test_many_broken_photos_do_not_flood_the_screen(photos: Path) -> None:
     for i in range(30):
         (photos / "train" / "ants" / f"broken{i}.jpg").write_text("no photo")
     assert "30 photos skipped" in opened(photos)[2]
-    assert opened(photos)[2].count("ants/broken") == data.MOST_NAMED
+    assert opened(photos)[2].count("ants/broken") == data.MAX_NAMED
 
 
-def test_a_copy_of_a_training_photo_among_those_to_check_with_is_named(photos: Path) -> None:
+def test_a_training_photo_that_is_also_a_validation_photo_is_named(photos: Path) -> None:
     shutil.copy(photos / "train" / "ants" / "0.png", photos / "val" / "ants" / "copy.png")
     assert "copy.png" in opened(photos)[2]
 
 
-def test_classes_of_very_unequal_size_are_reported(photos: Path) -> None:
-    pictures(photos / "train", 30, ("bees",))
-    assert "very unequal size (5 ants, 30 bees)" in opened(photos)[2]
+def test_imbalanced_classes_are_reported(photos: Path) -> None:
+    write_pictures(photos / "train", 30, ("bees",))
+    assert "imbalanced classes (5 ants, 30 bees)" in opened(photos)[2]
 
 
 def test_a_class_without_a_usable_photo_is_one_clear_line(photos: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_class_without_a_usable_photo_is_one_clear_line(photos: Path) -> None:
 
 @odd_names
 def test_a_class_folder_whose_name_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
-    pictures(tmp_path, 2, ("bees", ODD_NAME))
+    write_pictures(tmp_path, 2, ("bees", ODD_NAME))
     with pytest.raises(StackError, match="rename that folder"):
         data.find_classes(tmp_path)
 
@@ -155,3 +156,48 @@ def test_a_large_photo_is_kept_small(photos: Path) -> None:
     Image.new("RGB", (6000, 4000)).save(path)
     train, _, _ = opened(photos)
     assert train.decoded[path].shape == (data.KEPT_SIDE, 768, 3)
+
+
+@pytest.fixture
+def folder(pictures, tmp_path) -> Path:
+    return Path(shutil.copytree(pictures, tmp_path / "data"))
+
+
+def test_validation_photo_is_what_serving_sees(pictures):
+    names = data.find_photos(pictures, ["ants", "bees"], 0)["val"]
+    photos = data.Photos(pictures, names, ["ants", "bees"])
+    photo, label = photos[4, None]
+    assert label == 1
+    assert np.array_equal(photo, images.read(photos.paths[4].read_bytes()))
+
+
+def test_training_photo_is_augmented(pictures):
+    names = data.find_photos(pictures, ["ants", "bees"], 0)["train"]
+    augment = RECIPES["tutorial"].augmentation()
+    photos = data.Photos(pictures, names, ["ants", "bees"], augment)
+    first, other = photos[0, 1][0], photos[0, 2][0]
+    assert first.shape == (224, 224, 3)
+    assert not torch.equal(first, other)
+
+
+def test_missing_folder_names_the_remedy(tmp_path):
+    with pytest.raises(StackError, match=r"sh get_data\.sh"):
+        data.find_classes(tmp_path / "data")
+
+
+def test_single_class_is_rejected(folder):
+    shutil.rmtree(folder / "train" / "bees")
+    with pytest.raises(StackError, match="at least two class folders"):
+        data.find_classes(folder)
+
+
+def test_classes_must_be_the_same_in_both_splits(folder):
+    (folder / "val" / "wasps").mkdir()
+    with pytest.raises(StackError, match="wasps is in one of them only"):
+        data.find_classes(folder)
+
+
+def test_any_class_names_are_accepted(folder):
+    for split in ("train", "val"):
+        (folder / split / "ants").rename(folder / split / "Ameisen & Käfer")
+    assert data.find_classes(folder) == ["Ameisen & Käfer", "bees"]

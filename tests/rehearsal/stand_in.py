@@ -1,20 +1,19 @@
 """A stand-in for what a deployment meets of Heroku: its platform API and its git server.
 
-    uvicorn --app-dir rehearse --host 127.0.0.2 --port 5002 stand_in:heroku
+    uvicorn --app-dir tests/rehearsal --host 127.0.0.2 --port 5002 stand_in:heroku
 
 A released image starts as Heroku starts it: as a user that owns nothing, in 512 MB, read-only but
 for /tmp, on a $PORT of Heroku's choosing. What is pushed by git is built first (hooks/pre-receive).
 """
 
 import asyncio
-import json
 import os
 import socket
 import subprocess
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+import requests
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -28,7 +27,7 @@ HEROKUS_RULES = (
 )
 TAKEN = "taken"  # the name of an app of somebody else
 HERE = Path(__file__).parent.absolute()
-REPOSITORIES = HERE.parent / ".rehearse" / "git"
+REPOSITORIES = HERE.parent.parent / ".rehearse" / "git"
 apps: dict[str, dict[str, Any]] = {}
 releases: dict[str, list[dict[str, Any]]] = {}
 settings: dict[str, dict[str, str]] = {}
@@ -109,8 +108,7 @@ async def release(request: Request) -> Response:
     """Start the image that was pushed, which the CLI names by the digest of its configuration."""
     name = request.path_params["name"]
     digest = (await request.json())["updates"][0]["docker_image"]
-    with urllib.request.urlopen(f"{BLOBS}{name}/web/blobs/{digest}") as answer:  # noqa: S310
-        machine = json.load(answer)
+    machine = requests.get(f"{BLOBS}{name}/web/blobs/{digest}", timeout=60).json()
     if (machine["os"], machine["architecture"]) != ("linux", "amd64"):
         return refusal(422, "invalid_params", f"{machine['architecture']} isn't amd64")
     image = f"{REGISTRY}/{name}/web:latest"

@@ -3,7 +3,7 @@
 # Heroku CLI and a Python base image. All but a few packages of Debian's goes into .rehearse/.
 set -eu
 HEROKU_CLI=11.10.0
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 state=$PWD/.rehearse
 python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 base=$state/python-$python-slim.tar

@@ -1,4 +1,4 @@
-"""Every format that people send becomes the same array; everything else is refused by name."""
+"""Every format that people send becomes the same array; everything else is rejected by name."""
 
 import io
 import struct
@@ -207,13 +207,13 @@ def test_narrow_picture_takes_no_memory_to_speak_of():
     assert images.read(encode(Image.new("RGB", (1, 60_000)), "PNG")).shape == (224, 224, 3)
 
 
-def test_picture_over_the_pixel_limit_is_refused_by_its_header(scene):
+def test_picture_over_the_pixel_limit_is_rejected_by_its_header(scene):
     with pytest.raises(images.TooManyPixelsError, match="400×300"):
         images.identify(encode(scene, "PNG"), max_pixels=100_000)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_truncated_image_is_refused(scene, kind):
+def test_truncated_image_is_rejected(scene, kind):
     data = encode(scene, kind)
     with pytest.raises(images.BadImageError, match=r"damaged|can be read"):
         images.read(data[: len(data) // 2])
@@ -222,7 +222,7 @@ def test_truncated_image_is_refused(scene, kind):
 @pytest.mark.parametrize(
     "data", [b"", b"junk", b"http://localhost/x.jpg", b'{"a": 1}', b"\xff\xd8"]
 )
-def test_what_is_no_image_is_refused(data):
+def test_what_is_no_image_is_rejected(data):
     with pytest.raises(images.BadImageError):
         images.read(data)
 

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Run Docker Engine until SIGTERM, with the base image in it, for the rehearsal alone:
 #
-#     sh rehearse/engine.sh containerd     the image store of new installations since Docker 29
-#     sh rehearse/engine.sh classic        the one before
+#     sh tests/rehearsal/engine.sh containerd     the image store of new installations since Docker 29
+#     sh tests/rehearsal/engine.sh classic        the one before
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 state=$PWD/.rehearse store=$1 run=/run/rehearsal-$1
 base=$(cd "$state" && ls python-*.tar)
 base=${base%.tar}

@@ -2,11 +2,11 @@
 # Rehearse a deployment on this machine: the real Heroku CLI, a real Docker Engine and registry,
 # and a stand-in for Heroku itself, which is as strict.
 #
-#     sh rehearse/rehearse.sh                     sh deploy.sh rehearsal, twice
-#     sh rehearse/rehearse.sh COMMAND [ARG...]    another command, with that Heroku around it
+#     sh tests/rehearsal/rehearse.sh                   sh deploy.sh rehearsal, twice
+#     sh tests/rehearsal/rehearse.sh COMMAND [ARG...]  another command, with that Heroku around it
 set -eu
-cd "$(dirname "$0")/.."
-[ "${INSTALLED-}" ] || sh rehearse/install.sh
+cd "$(dirname "$0")/../.."
+[ "${INSTALLED-}" ] || sh tests/rehearsal/install.sh
 STATE=$PWD/.rehearse
 [ ! -d .venv ] || PATH=$PWD/.venv/bin:$PATH
 PATH=$STATE/engine/usr/bin:$STATE/node_modules/.bin:$PATH
@@ -47,13 +47,13 @@ cat >"$STATE/registry.yml" <<-END
 	storage: {filesystem: {rootdirectory: $STATE/registry}}
 	http: {addr: "127.0.0.2:5001"}
 END
-start caddy run --config rehearse/Caddyfile
+start caddy run --config tests/rehearsal/Caddyfile
 start docker-registry serve "$STATE/registry.yml"
 authority=$STATE/caddy/pki/authorities/local/root.crt
 wait_for test -f "$authority"
 cat /etc/ssl/certs/ca-certificates.crt "$authority" >"$STATE/ca.crt"
-start sh rehearse/engine.sh containerd
-start uvicorn --app-dir rehearse --host 127.0.0.2 --port 5002 stand_in:heroku
+start sh tests/rehearsal/engine.sh containerd
+start uvicorn --app-dir tests/rehearsal --host 127.0.0.2 --port 5002 stand_in:heroku
 wait_for test -f /run/rehearsal-containerd/ready
 wait_for curl --fail --cacert "$STATE/ca.crt" -u :rehearsal https://api.rehearsal.herokudev.com/account
 wait_for curl --fail --cacert "$STATE/ca.crt" -u :rehearsal https://registry.rehearsal.herokudev.com/v2/

@@ -1,5 +1,7 @@
 """The network: what it computes, and that the explanation is the prediction."""
 
+import math
+
 import pytest
 import torch
 
@@ -31,3 +33,21 @@ def test_mean_of_the_activation_map_is_the_logit(network, photos):
     assert maps.shape == (2, 3, 7, 7)
     assert torch.allclose(maps.mean((2, 3)), network(photos), atol=1e-5)
     assert torch.allclose(logits, network(photos), atol=1e-5)
+
+
+def test_the_linear_probe_is_the_regularised_optimum() -> None:
+    torch.manual_seed(0)
+    features, labels = torch.randn(40, 512), torch.arange(40) % 2
+    network = model.Classifier(2)
+    network.fit_linear_probe(features, labels)
+    loss = torch.nn.functional.cross_entropy(network.resnet.fc(features), labels)
+    (loss + model.PROBE_L2 * network.resnet.fc.weight.square().sum()).backward()
+    assert network.resnet.fc.weight.grad is not None
+    assert math.isclose(float(network.resnet.fc.weight.grad.abs().max()), 0, abs_tol=1e-3)
+
+
+def test_the_features_mean_the_logits() -> None:
+    network = model.Classifier(3).eval()
+    photo = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.allclose(network.resnet.fc(network.features(photo)), network(photo), atol=1e-4)

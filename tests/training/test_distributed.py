@@ -1,8 +1,10 @@
+"""Several processes, on one machine and on two, train as one does."""
+
 from pathlib import Path
 
 import pytest
 import torch
-from small import run, split_folder, start, weights
+from helpers import split_folder, start_training, train_in_process
 
 from simplestack.packing import local_server
 from simplestack.training import checkpoint
@@ -21,10 +23,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoi
     (photos / "train" / "ants" / "0.png").unlink()  # the last batch has 1 photo for 2 processes
     arguments = ("--data-dir", photos, "--epochs", 2, "--batch-size", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(weights(folder / "torch")))
         patch.setenv("OMP_NUM_THREADS", "1")
-        one = run(folder / "one.ckpt", *arguments)
-        process = start(*arguments, "--output", folder / "two.ckpt", program=ONE_MACHINE)
+        one = train_in_process(folder / "one.ckpt", *arguments)
+        process = start_training(*arguments, "--output", folder / "two.ckpt", program=ONE_MACHINE)
         said, _ = process.communicate()
         assert process.returncode == 0, said
     return one, checkpoint.load(folder / "two.ckpt"), said
@@ -47,14 +48,15 @@ def test_two_processes_end_with_the_accuracy_of_one(
 def test_two_machines_end_with_nearly_the_weights_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(weights(tmp_path / "torch")))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     photos, path = split_folder(tmp_path / "photos"), tmp_path / "two.ckpt"
     arguments = ("--data-dir", photos, "--epochs", 1, "--batch-size", 4)
-    one = run(tmp_path / "one.ckpt", *arguments)
+    one = train_in_process(tmp_path / "one.ckpt", *arguments)
     meet = ("--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={local_server.free_port()}")
     machines = [
-        start(*arguments, "--output", path, program=(*TORCHRUN, *meet, f"--node_rank={i}", SCRIPT))
+        start_training(
+            *arguments, "--output", path, program=(*TORCHRUN, *meet, f"--node_rank={i}", SCRIPT)
+        )
         for i in range(2)
     ]
     said = [machine.communicate()[0] for machine in machines]
@@ -63,16 +65,9 @@ def test_two_machines_end_with_nearly_the_weights_of_one(
     assert all(torch.allclose(one.last[k], two.last[k], atol=1e-4) for k in one.last)
 
 
-def test_only_one_process_speaks(both: tuple[Checkpoint, Checkpoint, str]) -> None:
+def test_only_one_process_prints(both: tuple[Checkpoint, Checkpoint, str]) -> None:
     assert both[2].count("best validation accuracy") == 1
 
 
-def test_weights_do_change_on_the_way(both: tuple[Checkpoint, Checkpoint, str]) -> None:
+def test_weights_change_between_epochs(both: tuple[Checkpoint, Checkpoint, str]) -> None:
     assert not torch.equal(both[1].last["resnet.conv1.weight"], both[1].best["resnet.conv1.weight"])
-
-
-def test_each_process_takes_its_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simplestack.training import engine  # noqa: PLC0415
-
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert engine.Engine(torch.device("cpu"), 0, 4).memory(2e9) == 5e8

@@ -1,0 +1,288 @@
+"""What the tests share: commands as people run them, servers, clients, photos, short trainings."""
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import torch
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+import train
+from simplestack.packing import local_server
+from simplestack.training import checkpoint, model
+from simplestack.training.checkpoint import Checkpoint
+
+PROJECT = Path(__file__).parent.parent
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+"""An environment in which nothing outside this machine can be reached."""
+
+COLOURS = {"ants": (90, 40, 20), "bees": (230, 180, 30), "wasps": (240, 230, 90)}
+ODD_NAME = os.fsdecode("café".encode("latin-1"))  # as old archives unpack; not UTF-8
+odd_names = pytest.mark.skipif(sys.platform == "darwin", reason="macOS has UTF-8 names only")
+
+
+# Commands
+
+
+def run(
+    *command: object, cwd: Path = PROJECT, stdin: int = subprocess.DEVNULL, **environment: str
+) -> subprocess.CompletedProcess:
+    """Run a command as a person would, without a terminal; return what it printed."""
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment},
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def python(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    """Run one of the project's scripts."""
+    return run(sys.executable, PROJECT / script, *arguments, **options)
+
+
+def error_line(result: subprocess.CompletedProcess) -> str:
+    """Return the one line that a user gets if something is wrong, and check that it is alone."""
+    assert result.returncode not in {0, None}, result.stdout
+    assert "Traceback" not in result.stderr
+    return next(line for line in result.stderr.splitlines() if "error: " in line)
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy the project's files, to run things in that write beside them."""
+    names = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
+    for name in filter(None, names):
+        if (PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name)
+    return folder
+
+
+# Servers
+
+
+def container_command(bento: Path) -> str:
+    """Return the CMD of a Bento's Dockerfile: what the container starts."""
+    return (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
+
+
+@contextmanager
+def gunicorn(
+    bento: Path, under: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Serve a Bento as the container does, by the Dockerfile's CMD; return the URL and gunicorn.
+
+    `under` names a program to start it with. Its log is the file `log`.
+    """
+    port = str(local_server.free_port())
+    with tempfile.NamedTemporaryFile() as log:
+        server = subprocess.Popen(
+            [*under, "/bin/sh", "-c", container_command(bento)],
+            cwd=bento,
+            env={**os.environ, "BENTO_PATH": str(bento), "PORT": port, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        server.log = Path(log.name)
+        try:
+            wait_until_ready(
+                f"http://127.0.0.1:{port}",
+                lambda: server.log.read_text() if server.poll() is not None else "",
+            )
+            yield f"http://127.0.0.1:{port}", server
+        finally:
+            stop(server)
+
+
+def stop(server: subprocess.Popen) -> None:
+    """End a server with SIGTERM, and with SIGKILL if that is not enough."""
+    server.terminate()
+    try:
+        server.wait(timeout=30)
+    finally:
+        server.kill()
+
+
+def wait_until_ready(url: str, failure: Callable[[], str]) -> None:
+    """Wait until /readyz answers, for as long as `failure` says nothing."""
+    deadline = time.monotonic() + local_server.READY_WITHIN
+    while not is_ready(url):
+        assert failure() == ""
+        assert time.monotonic() < deadline, f"{url} does not become ready"
+        time.sleep(0.1)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return send("GET", f"{url}/readyz", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+# Clients
+
+
+def send(method: str, url: str, **options) -> requests.Response:
+    """Send a request, past any proxy."""
+    with local_server.session() as client:
+        return client.request(method, url, **{"timeout": 60, **options})
+
+
+def get(url: str, **options) -> requests.Response:
+    return send("GET", url, **options)
+
+
+def post(url: str, body: object, **options) -> requests.Response:
+    """Post a body to /predict, without a content type of its own."""
+    return send("POST", f"{url}/predict", data=body, **options)
+
+
+def check_answer(answer: dict) -> None:
+    """Check that an answer of /predict is what the contract promises."""
+    assert list(answer) == ["label", "confidence", "probabilities"]
+    assert list(answer["probabilities"]) == ["ants", "bees"]
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert answer["confidence"] == max(answer["probabilities"].values())
+    assert answer["probabilities"][answer["label"]] == answer["confidence"]
+
+
+def metrics(url: str) -> Counter[tuple[str, ...]]:
+    """Return the values at /metrics, by name and labels."""
+    families = text_string_to_metric_families(get(f"{url}/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    return Counter({(s.name, *sorted(s.labels.values())): s.value for s in samples})
+
+
+def load(
+    url: str, photo: bytes, clients: int, done: Callable[[], bool], *, keep_alive: bool = True
+) -> Counter[str]:
+    """Post a photo from so many clients until `done`; count the statuses, and errors by name.
+
+    A client whose connection is refused ends.
+    """
+    outcomes: Counter[str] = Counter()
+
+    def client() -> None:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        while not done():
+            outcome = post_once(connection, photo)
+            outcomes[outcome] += 1
+            if outcome == ConnectionRefusedError.__name__:
+                return
+            if not (keep_alive and outcome.isdigit()):
+                connection.close()
+        connection.close()
+
+    in_threads(client, clients)
+    return outcomes
+
+
+def post_once(connection: http.client.HTTPConnection, photo: bytes) -> str:
+    """Return the status of the answer to a photo, or the name of the error."""
+    try:
+        connection.request("POST", "/predict", photo)
+        response = connection.getresponse()
+        response.read()
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+    return str(response.status)
+
+
+def in_threads(function: Callable[[], None], count: int) -> None:
+    """Run a function in so many threads at once, and wait for all of them."""
+    threads = [threading.Thread(target=function) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# Trainings
+
+
+def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("ants", "bees")) -> None:
+    """Write `count` one-coloured pictures per class; no two are the same."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        red, green, blue = COLOURS.get(name, (20, 20, 200))
+        for i in range(count):
+            colour = (red, green, (blue + 7 * i + len(folder.name)) % 256)
+            Image.new("RGB", (240 + i, 230), colour).save(folder / name / f"{i}.png")
+
+
+def split_folder(folder: Path, train_count: int = 5, val_count: int = 2) -> Path:
+    """Write train/ and val/ with two classes."""
+    write_pictures(folder / "train", train_count)
+    write_pictures(folder / "val", val_count)
+    return folder
+
+
+def write_weights(torch_home: Path) -> Path:
+    """Write random weights where torchvision looks for ImageNet's."""
+    torch.manual_seed(1)
+    network = model.Classifier(1000).resnet
+    file = torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), file)
+    return torch_home
+
+
+def train_in_process(output: Path, *arguments: object) -> Checkpoint:
+    """Train on the CPU in this process; return the checkpoint."""
+    given = ["--output", output, "--device", "cpu", "--save-to-bento", "no", *arguments]
+    train.main([str(argument) for argument in given])
+    return checkpoint.load(output)
+
+
+def start_training(
+    *arguments: object, program: tuple[str, ...] = ("train.py",)
+) -> "subprocess.Popen[str]":
+    """Start a training as people do, with its output in a pipe."""
+    command = [sys.executable, *program, *arguments, "--device", "cpu", "--save-to-bento", "no"]
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=PROJECT,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def stop_at(
+    process: "subprocess.Popen[str]", line: str, number: int, *, group: bool = False
+) -> str:
+    """Send a signal once a line with that start has been printed; return what follows it.
+
+    The `group` gets it with all its processes, as when Ctrl-C is typed.
+    """
+    with process:
+        assert process.stdout
+        for printed in process.stdout:
+            if printed.startswith(line):
+                (os.killpg if group else os.kill)(process.pid, number)
+                break
+        return process.stdout.read()
+
+
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Tell whether two sets of weights are the same, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

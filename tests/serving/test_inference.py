@@ -1,0 +1,34 @@
+"""The packed model: as many threads as there are cores, and answers that can be explained."""
+
+import os
+
+import numpy as np
+import pytest
+
+from simplestack.serving.inference import OnnxModel, cores
+
+
+def test_packed_explanation_is_the_prediction(bento):
+    photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    logits, maps = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(photos)
+    assert np.allclose(maps.mean((2, 3)), logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_threads_fit_the_cpu_quota(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores(tmp_path) == expected

@@ -1,0 +1,91 @@
+"""saveToBento.py: from a checkpoint to a Bento, and one clear line if that fails."""
+
+import re
+import shutil
+from pathlib import Path
+
+import bentoml
+import pytest
+import torch
+from helpers import ODD_NAME, error_line, odd_names, python
+
+import saveToBento
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint
+
+
+def test_output_names_tag_path_accuracies_and_next_commands(packing):
+    assert re.search(r"^tag: ant_or_bee_classifier:\w+$", packing.stdout, re.MULTILINE)
+    assert re.search(
+        r"validation accuracy: [01]\.\d{4} before packing, [01]\.\d{4} packed", packing.stdout
+    )
+    assert "Next: bentoml serve ant_or_bee_classifier:latest" in packing.stdout
+    assert "curl -X POST http://localhost:5000/predict" in packing.stdout
+
+
+def test_packed_service_has_predicted_a_photo(packing):
+    assert re.search(r'\.jpg → {"label": "(ants|bees)", "confidence": 0\.\d+', packing.stdout)
+
+
+def test_second_packing_of_the_same_checkpoint_is_not_repeated(packing, trained):
+    result = python("saveToBento.py", trained)
+    assert "is packed already" in result.stdout
+    tag = re.compile("^tag: .*$", re.MULTILINE)
+    assert tag.search(result.stdout)[0] == tag.search(packing.stdout)[0]
+
+
+def test_a_relative_bentoml_home_is_one_too(packing, bentoml_home):
+    assert f"saved path: {bentoml_home}/bentos/" in packing.stdout
+
+
+@odd_names
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's
+def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, trained, tmp_path, capsys):
+    state = checkpoint.load(trained)
+    whole = Path(state.arguments["data_dir"], state.photos["val"][0]).read_bytes()
+    for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
+        (tmp_path / name).write_bytes(whole)
+        state.photos["val"] = [name]
+        saveToBento.show(bentoml.get(f"{bento.parent.name}:{bento.name}"), state, tmp_path)
+        assert f"--data-binary '@{tmp_path}/{shown}'" in capsys.readouterr().out
+
+
+def test_newest_checkpoint_is_the_default(trained, tmp_path):
+    (tmp_path / "saved_models").mkdir()
+    shutil.copy(trained, tmp_path / "saved_models" / "a.ckpt")
+    result = python("saveToBento.py", cwd=tmp_path)
+    assert "saved_models/a.ckpt is packed already" in result.stdout, result.stderr
+
+
+def test_mistake_is_one_line_without_a_traceback(tmp_path):
+    assert "run `python train.py`" in error_line(python("saveToBento.py", cwd=tmp_path))
+
+
+def test_missing_checkpoint_is_one_clear_line(tmp_path):
+    with pytest.raises(StackError, match=r"python train\.py"):
+        saveToBento.main([str(tmp_path / "none.ckpt")])
+
+
+def test_a_checkpoint_of_photos_prepared_differently_is_rejected(trained, tmp_path):
+    state = checkpoint.load(trained)
+    state.preprocessing["mean"] = [0.5, 0.5, 0.5]
+    checkpoint.save(tmp_path / "other.ckpt", state)
+    with pytest.raises(StackError, match="train again"):
+        saveToBento.main([str(tmp_path / "other.ckpt")])
+
+
+@pytest.mark.parametrize("damage", ["foreign", "cut", "text", "empty"])
+def test_damaged_checkpoint_is_one_clear_line(trained, tmp_path, damage):
+    path = tmp_path / "bad.ckpt"
+    if damage == "foreign":
+        torch.save([1, 2, 3], path)
+    else:
+        whole = trained.read_bytes()
+        path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[damage])
+    with pytest.raises(StackError, match=r"bad\.ckpt"):
+        saveToBento.main([str(path)])
+
+
+def test_missing_photos_are_one_clear_line(trained, tmp_path):
+    with pytest.raises(StackError, match="--data-dir"):
+        saveToBento.main([str(trained), "--data-dir", str(tmp_path / "none")])

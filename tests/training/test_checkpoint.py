@@ -1,0 +1,74 @@
+"""Checkpoints: written whole or not at all, and foreign ones rejected."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import PROJECT
+
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint
+from simplestack.training.checkpoint import Checkpoint
+
+
+def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    checkpoint.save(path, Checkpoint(["a", "b"], {}, {}, "the old one", {}))
+    code = """
+import sys, torch
+from pathlib import Path
+from simplestack.training import checkpoint
+weights = {"weights": torch.zeros(1_000_000)}
+checkpoint.save(Path(sys.argv[1]), checkpoint.Checkpoint(["a", "b"], {}, {}, "", {}, weights))
+"""
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, path],
+        cwd=PROJECT,
+        preexec_fn=small_disk,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "what was there before is untouched" in done.stderr
+    assert checkpoint.load(path).notice == "the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_full_disk(tmp_path: Path) -> None:
+    path, part = tmp_path / "a.ckpt", tmp_path / "a.ckpt.part"
+    checkpoint.save(path, Checkpoint(["a", "b"], {}, {}, "the old one", {}))
+    os.mkfifo(part)  # a disk that takes the first bytes, then waits
+
+    def press() -> None:
+        with part.open("rb") as file:
+            file.read(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    presses = threading.Thread(target=press)
+    presses.start()
+    weights = {"weights": torch.zeros(1_000_000)}
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, Checkpoint(["a", "b"], {}, {}, "", {}, weights))
+    presses.join()
+    assert checkpoint.load(path).notice == "the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_the_tutorials_own_checkpoints_are_rejected_with_the_remedy(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2)
+    path = tmp_path / "tutorial.ckpt"
+    torch.save(
+        {"model": layer.state_dict(), "optimizer": torch.optim.SGD(layer.parameters())}, path
+    )
+    with pytest.raises(StackError, match=r"2020 tutorial.*train again with `python train.py`"):
+        checkpoint.load(path)
