@@ -4,7 +4,6 @@
 set -eu
 cd "$(dirname "$0")"
 PATH=$PWD/.venv/bin:$PATH
-BENTO=ant_or_bee_classifier:latest
 READY_WITHIN=${READY_WITHIN:-90} # seconds; Heroku gives up on a dyno after 60 (R10)
 HOST=${HEROKU_HOST:-heroku.com}
 usage="sh deploy.sh APP [--yes | --dry-run]"
@@ -12,6 +11,11 @@ usage="sh deploy.sh APP [--yes | --dry-run]"
 fail() {
     echo "error: $*" >&2
     exit 1
+}
+
+fail_with_log() {
+    cat "$log" >&2
+    fail "$@"
 }
 
 has() {
@@ -23,13 +27,13 @@ run() {
     sh -ec "$1"
 }
 
-need() { # a command, and where it is to be had
+need() { # a command, and where to get it
     has "$1" && return
     [ "$dry" ] || fail "$1 is missing: $2"
     echo "note: $1 is missing: $2" >&2
 }
 
-quoted() { # as a shell reads it back
+quote() { # only if the shell needs it
     case $1 in
     *[!A-Za-z0-9_./@-]*) printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
     *) printf %s "$1" ;;
@@ -50,7 +54,7 @@ parse() {
             [ -z "$app" ] || fail "one name only: $usage"
             app=$argument
             ;;
-        *) fail "'$argument' is not the name of an app, in lower case: $usage" ;;
+        *) fail "'$argument' is not an app name in lower case: $usage" ;;
         esac
     done
     [ "$app" ] || fail "name the app: $usage"
@@ -60,31 +64,29 @@ help() {
     cat <<-END
 		usage: $usage
 
-		Deploy the Bento that was packed last to Heroku: create APP if need be, build and push the
-		image, release it, wait until it is ready, and predict one photo.
+		Deploy the Bento that was packed last to Heroku: create APP if it doesn't exist, build and push
+		the image, release it, wait until it is ready, and predict one photo.
 
-		  --yes      don't ask before APP is created, which costs money
+		  --yes      don't ask before creating APP, which costs money
 		  --dry-run  only print the commands
 
-		PHOTO names the photo (default: a validation photo), API_TOKEN the app's token, if it has one.
+		PHOTO sets the photo (default: a validation photo), API_TOKEN the app's token, if it has one.
 	END
 }
 
 find_bento_and_photo() {
-    # Without a width, it breaks a long path into lines.
-    bento=$(COLUMNS=9999 bentoml get "$BENTO" --output path 2>/dev/null) ||
-        fail "nothing is packed yet: make run, or python saveToBento.py"
-    bento=$(quoted "$bento")
+    has python || fail "python is missing: make run, or activate your virtual environment"
+    bento=$(python -m simplestack saved-path)
+    bento=$(quote "$bento")
     photo=${PHOTO:-$(find data/val data-sample/val -name '*.jpg' 2>/dev/null | sort | head -n 1)}
     [ -f "$photo" ] || fail "there is no photo to predict: PHOTO=some.jpg sh deploy.sh $app"
-    photo=$(quoted "$photo")
+    photo=$(quote "$photo")
 }
 
-# Heroku takes linux/amd64 in Docker's own format (version 2, schema 2) and nothing else. From Docker's
-# older image store, Heroku's CLI pushes just that, as in the tutorial, but it can't from ARM before
-# Docker 28. With the containerd store, the format is the builder's choice, OCI by now, unless
-# buildx is told. Without buildx, Heroku's CLI can't build, as it passes --provenance; plain docker
-# can, for the older store. Whoever has no Docker that will do has git: then Heroku builds.
+# Heroku accepts only images for linux/amd64 in Docker's own format (version 2, schema 2).
+# `heroku container:push` pushes that from Docker's older image store, but not from ARM before Docker
+# 28, nor without buildx, because it passes --provenance. With the containerd store, images are OCI
+# unless buildx is told otherwise. If no Docker will do, git pushes the Bento and Heroku builds it.
 choose_commands() {
     create="heroku create $app --stack container --no-remote"
     look_up="heroku apps:info --shell --app $app"
@@ -114,7 +116,7 @@ choose_commands() {
 }
 
 print_commands() {
-    # shellcheck disable=SC2016 # who pastes it expands it
+    # shellcheck disable=SC2016 # the shell that runs them expands $url
     printf '%s\n' "$create" "$login" "$push" "$release" "url=\$($look_up | sed -n s/^web_url=//p)" \
         'curl --silent --fail --retry 60 --retry-delay 2 --retry-all-errors "${url}readyz"' \
         "curl -X POST \"\${url}predict\" -H 'Content-Type: image/*' --data-binary @$photo" |
@@ -124,28 +126,47 @@ print_commands() {
 check_tools() {
     need heroku devcenter.heroku.com/articles/heroku-cli
     need curl curl.se
-    [ "$dry" ] || ! has docker || docker info >"$log" 2>&1 ||
+    [ "$dry" ] || ! has docker || docker info >/dev/null 2>&1 ||
         fail "docker has no engine to build with: start Docker"
 }
 
 log_in() {
-    run "heroku auth:whoami" 2>"$log" || fail "you are not logged in: heroku login"
-    [ -z "$login" ] || run "$login" 2>"$log" || {
-        cat "$log" >&2
-        fail "Heroku's registry doesn't let you in: heroku login, then again"
-    }
+    run "heroku auth:whoami" || fail "you are not logged in: heroku login"
+    [ -z "$login" ] || run "$login" || fail "Heroku's registry rejects your login: heroku login, then again"
 }
 
-# Sets $stack and $web_url.
-look_up_app() {
+look_up_app() { # sets stack and web_url
     sh -c "$look_up" >"$log" 2>&1 || return
     stack=$(sed -n 's/^stack=//p' "$log")
     web_url=$(sed -n 's/^web_url=//p' "$log")
 }
 
+find_or_create_app() {
+    printf '\n$ %s\n' "$look_up"
+    if look_up_app; then
+        echo "$app exists: this release replaces what it runs. Its dynos cost what they did before."
+    elif grep -qi "couldn't find that app" "$log"; then
+        create_app
+    else
+        fail_with_log "$app can't be used: if it isn't yours, choose another name"
+    fi
+    [ "$stack" = container ] || fail "$app has the stack $stack, not container:" \
+        "heroku stack:set container --app $app, or choose another name"
+}
+
+create_app() {
+    cat <<-END
+		$app will be created. It runs on a Basic dyno, which costs \$7 a month (or on Eco dynos, if you
+		subscribe to them), and \$0 once it is scaled to 0 or destroyed: www.heroku.com/pricing
+	END
+    ask
+    run "$create" || fail "$app can't be created: if the name is taken, choose another one"
+    look_up_app || fail_with_log "$app was created, but can't be read: run this again"
+}
+
 ask() {
     [ -z "$yes" ] || return 0
-    [ -t 0 ] || fail "nothing was created, as nobody was there to say yes: sh deploy.sh $app --yes"
+    [ -t 0 ] || fail "nothing was created, since it can't ask without a terminal: sh deploy.sh $app --yes"
     printf 'Go on? [y/N] '
     read -r answer
     case $answer in
@@ -154,36 +175,9 @@ ask() {
     esac
 }
 
-find_or_create_app() {
-    printf '\n$ %s\n' "$look_up"
-    if look_up_app; then
-        echo "$app is there: what it runs is replaced, and its dynos cost what they did."
-    else
-        grep -qi "couldn't find that app" "$log" || {
-            cat "$log" >&2
-            fail "$app can't be used: if it isn't yours, choose another name"
-        }
-        cat <<-END
-			$app will be created. It runs on a Basic dyno, which costs \$7 a month (or on Eco dynos, if you
-			subscribe to them), and \$0 once it is scaled to 0 or destroyed: www.heroku.com/pricing
-		END
-        ask
-        run "$create" 2>"$log" || {
-            cat "$log" >&2
-            fail "$app can't be created: if the name is taken, choose another one"
-        }
-        look_up_app || {
-            cat "$log" >&2
-            fail "$app was created, but can't be read: run this again"
-        }
-    fi
-    [ "$stack" = container ] || fail "$app has the stack $stack, not container:" \
-        "heroku stack:set container --app $app, or choose another name"
-}
-
 push_and_release() {
-    { run "$push" 2>&1 && : >"$done"; } | tee "$log"
-    [ -f "$done" ] || explain_push
+    { run "$push" 2>&1 && : >"$pushed"; } | tee "$log" # a pipe ends with the status of tee
+    [ -f "$pushed" ] || explain_push
     [ -z "$release" ] || run "$release" || fail "the image wasn't released: see above"
 }
 
@@ -192,15 +186,20 @@ explain_push() {
     *"no space left"*) fail "the disk is full: docker system prune makes room" ;;
     *"exec format error"*) fail "this machine can't run what it builds for linux/amd64: install Docker" \
         "Desktop, or QEMU (docs.docker.com/build/building/multi-platform)" ;;
-    *unsupported* | *"405 "* | *"manifest invalid"* | *"blob unknown"*) fail "Heroku takes images in" \
-        "Docker's own format only, and this Docker pushed another one: update Docker and buildx, or let" \
+    *unsupported* | *"405 "* | *"manifest invalid"* | *"blob unknown"*) fail "Heroku accepts only images" \
+        "in Docker's own format, and this Docker pushed another one: update Docker and buildx, or let" \
         "Heroku build it (docs/deployment.md)" ;;
     *denied* | *unauthorized*) fail "Heroku doesn't let you push: heroku login, then again" ;;
     *) fail "the image wasn't built and pushed: see above" ;;
     esac
 }
 
-# Explains what Heroku's log says of an app that doesn't answer.
+wait_until_ready() {
+    run "curl --silent --fail --max-time 30 --retry $READY_WITHIN --retry-delay 1 --retry-all-errors \\
+  --output /dev/null ${web_url:=https://$app.herokuapp.com/}readyz" || explain_log
+}
+
+# Heroku's error codes in the log: devcenter.heroku.com/articles/error-codes.
 explain_log() {
     printf '\n$ heroku logs --num 200 --app %s\n' "$app"
     heroku logs --num 200 --app "$app" >"$log" 2>&1 || true
@@ -208,7 +207,7 @@ explain_log() {
     case $(grep -oE '\b(R10|R14|R15|H10)\b' "$log" | sort -u | tr '\n' ' ') in
     *R15* | *R14*) fail "out of memory (R14, R15): heroku config:set WEB_CONCURRENCY=1 --app $app," \
         "or a larger dyno: heroku ps:resize web=standard-2x --app $app" ;;
-    *R10*) fail "it didn't listen on \$PORT within 60 s (R10): try the image here, with" \
+    *R10*) fail "it didn't listen on \$PORT within 60 s (R10): try the image on this machine, with" \
         "docker run -p 5000:5000 -e PORT=5000 $image" ;;
     *H10*) fail "it crashed (H10): the line before it in the log says why;" \
         "heroku config --app $app shows its settings" ;;
@@ -216,24 +215,15 @@ explain_log() {
     esac
 }
 
-wait_until_ready() {
-    printf '\n$ curl --fail %sreadyz\n' "${web_url:=https://$app.herokuapp.com/}"
-    for _ in $(seq "$READY_WITHIN"); do
-        curl --silent --fail --max-time 30 "${web_url}readyz" >/dev/null && return
-        sleep 1
-    done
-    explain_log
-}
-
 predict() {
     run "curl --silent --show-error --fail-with-body -X POST ${web_url}predict \\
   -H 'Content-Type: image/*' --data-binary @$photo ${API_TOKEN:+-H \"Authorization: Bearer \$API_TOKEN\"}" ||
-        fail "no prediction: where the app has a token, API_TOKEN=... sh deploy.sh $app"
+        fail "no prediction: if the app has a token, API_TOKEN=... sh deploy.sh $app"
 }
 
 parse "$@"
-log=$(mktemp) done=$log.done
-trap 'rm -f "$log" "$done"' EXIT
+log=$(mktemp) pushed=$log.pushed
+trap 'rm -f "$log" "$pushed"' EXIT
 find_bento_and_photo
 check_tools
 choose_commands
@@ -247,7 +237,6 @@ push_and_release
 wait_until_ready
 predict
 cat <<END
-
 
 address:     $web_url
 log:         heroku logs --tail --app $app

@@ -7,8 +7,8 @@
 #   DATA_URL=…   another archive: a web address, a file:// address or a path
 #   DATA_DIR=…   another folder than data
 #
-# A broken download is resumed by running this again. The folder is either the old one or the new
-# one, whole: everything is checked and unpacked beside it, then renamed.
+# Run it again to resume a broken download. Everything is checked and unpacked beside the folder,
+# then renamed, so the folder is always whole: the old one or the new one.
 set -eu
 
 url=${DATA_URL:-https://download.pytorch.org/tutorial/hymenoptera_data.zip}
@@ -22,103 +22,31 @@ fail() {
     exit 1
 }
 
-unreachable() { # an exit code of its own, for run.sh
+unavailable() {
     echo "error: $*" >&2
-    exit 69
+    exit 69 # EX_UNAVAILABLE: run.sh goes on without the photos
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-is_photos() { [ -d "$1/train" ] && [ -d "$1/val" ]; }
+is_data() { [ -d "$1/train" ] && [ -d "$1/val" ]; }
 
-is_sample() { [ -f "$1/SAMPLE.txt" ]; }
+is_sample() { [ -f "$dir/SAMPLE.txt" ]; }
 
-photos_in() { # the suffixes that simplestack/data.py reads
+photos_in() { # with the suffixes that training reads
     find "$1" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.webp' \
         -o -iname '*.avif' -o -iname '*.bmp' -o -iname '*.tif' -o -iname '*.tiff' \)
 }
 
-show() {
-    for split in train val; do
-        for class in "$dir/$split"/*/; do
-            photos=$(photos_in "$class" | wc -l)
-            others=$(($(find "$class" -type f | wc -l) - photos))
-            [ "$others" -eq 0 ] && others="" || others=", $others other skipped"
-            echo "$split/$(basename "$class"): $((photos)) photos$others"
-        done
-    done
-    if is_sample "$dir"; then
-        echo "These are drawn pictures, not photos."
-        set -- --data-dir "$dir" --from-scratch
-    elif [ "$dir" != data ]; then
-        set -- --data-dir "$dir"
-    fi
-    echo
-    echo "Next: python train.py${*:+ $*}"
-}
-
-fetch() { # with what is there; goes on where it stopped, and shows progress where people look
-    if has curl; then
-        if [ -t 2 ]; then set -- --progress-bar; else set -- --silent; fi
-        curl "$@" --fail --location --connect-timeout 20 --speed-time 60 --speed-limit 1 \
-            --continue-at - --output "$part" "$url"
-    else
-        if [ -t 2 ]; then set --; else set -- --quiet; fi
-        wget "$@" --continue --timeout=60 --tries=2 --output-document="$part" "$url"
-    fi
-}
-
-download() {
-    has curl || has wget || unreachable "curl or wget is needed to download the photos: install one of them"
-    if [ -s "$part" ] && unzip -tqq "$part" >/dev/null 2>&1; then
-        return # it had come whole already
-    fi
-    echo "Downloading $url"
-    mkdir -p "$(dirname "$part")"
-    fetch && return
-    code=$?
-    if [ -s "$part" ] && { [ "$code" -eq 22 ] || [ "$code" -eq 33 ]; }; then
-        rm -f "$part" # this server can't resume it
-        fetch && return
-        code=$?
-    fi
-    [ -s "$part" ] || rm -f "$part"
-    has curl && full=23 || full=3
-    case $code in
-    "$full") fail "can't write $part: is the disk full? Make room and run this again" ;;
-    *) unreachable "can't download $url: check the address and the connection, then run this again; it goes on where it stopped (or name a copy: DATA_URL=FILE sh get_data.sh)" ;;
-    esac
-}
-
-unpack() { # $1: the archive
-    unzip -tqq "$1" >/dev/null 2>&1 || {
-        [ "$1" = "$part" ] && rm -f "$part"
-        fail "$url is not a whole zip archive: run this again, or check the address"
-    }
-    mkdir -p "$new"
-    unzip -qq "$1" -d "$new" >/dev/null 2>&1 || fail "can't unpack into $new: is the disk full? Make room and run this again"
-    for found in "$new" "$new"/*; do
-        if is_photos "$found"; then
-            put "$found"
-            return
-        fi
-    done
-    fail "$url has no train/ and val/ folders in it, so it is not this data set: check the address"
-}
-
-put() { # $1: the new folder
-    if [ -e "$dir" ]; then # drawn pictures, which can be drawn again
-        mv "$dir" "$new.old"
-        mv "$1" "$dir"
-        rm -rf "$new.old"
-    else
-        mkdir -p "$(dirname "$dir")"
-        mv "$1" "$dir"
-    fi
-}
-
 get_photos() {
-    has unzip || unreachable "unzip is needed to unpack the photos: install it (apt install unzip, brew install unzip)"
+    if is_data "$dir" && ! is_sample; then
+        echo "The photos are in $dir/ already: nothing changed."
+        return
+    fi
+    is_sample || [ ! -e "$dir" ] ||
+        fail "$dir exists, but has no train/ and val/ in it: move it away, or choose another folder with DATA_DIR"
+    has unzip || unavailable "unzip is needed to unpack the photos: install it (apt install unzip, brew install unzip)"
+    mkdir -p "$new"
     case $url in
     file://*) archive=${url#file://} ;;
     *://*)
@@ -128,42 +56,102 @@ get_photos() {
     *) archive=$url ;;
     esac
     [ -f "$archive" ] || fail "there is no file $archive: check DATA_URL"
-    unpack "$archive"
+    unpack
     rm -f "$part"
 }
 
-draw() {
-    here=$(cd "$(dirname "$0")" && pwd)
-    python=$here/.venv/bin/python
-    [ -x "$python" ] || python=python3
-    PYTHONPATH=$here "$python" -m simplestack draw-sample "$new" 2>/dev/null ||
-        fail "can't draw the pictures: that needs Python with Pillow (pip install -r requirements.txt) and room on the disk"
+download() {
+    has curl || has wget || unavailable "curl or wget is needed to download the photos: install one of them"
+    if is_whole "$part"; then
+        return # it was downloaded, but not unpacked
+    fi
+    echo "Downloading $url"
+    fetch && return
+    code=$?
+    if [ -s "$part" ] && { [ "$code" -eq 22 ] || [ "$code" -eq 33 ]; }; then
+        rm -f "$part" # this server can't resume it
+        fetch && return
+        code=$?
+    fi
+    [ -s "$part" ] || rm -f "$part"
+    has curl && full=23 || full=3
+    [ "$code" -ne "$full" ] || fail "can't write $part: is the disk full? Make room and run this again"
+    unavailable "can't download $url: check the address and the connection, then run this again to resume (or use a copy: DATA_URL=FILE sh get_data.sh)"
+}
+
+fetch() { # goes on with $part; shows its progress on a terminal
+    if has curl; then
+        [ -t 2 ] && progress=--progress-bar || progress=--silent
+        curl "$progress" --fail --location --connect-timeout 20 --speed-time 60 --speed-limit 1 \
+            --continue-at - --output "$part" "$url"
+    else
+        [ -t 2 ] && progress=--verbose || progress=--quiet
+        wget "$progress" --continue --timeout=60 --tries=2 --output-document="$part" "$url"
+    fi
+}
+
+is_whole() { unzip -tqq "$1" >/dev/null 2>&1; }
+
+unpack() {
+    is_whole "$archive" || {
+        rm -f "$part"
+        fail "$url is not a whole zip archive: run this again, or check the address"
+    }
+    unzip -qq "$archive" -d "$new" >/dev/null 2>&1 ||
+        fail "can't unpack into $new: is the disk full? Make room and run this again"
+    for found in "$new" "$new"/*; do
+        is_data "$found" || continue
+        put "$found"
+        return
+    done
+    fail "$url has no train/ and val/ folders, so it is not this data set: check the address"
+}
+
+draw_sample() {
+    if is_sample; then
+        echo "The drawn pictures are in $dir/ already: nothing changed."
+        return
+    fi
+    [ ! -e "$dir" ] ||
+        fail "$dir holds something else: draw into another folder with DATA_DIR=data-sample sh get_data.sh --sample"
+    project=$(cd "$(dirname "$0")" && pwd)
+    PATH=$project/.venv/bin:$PATH
+    PYTHONPATH=$project python3 -m simplestack draw-sample "$new" 2>/dev/null ||
+        fail "can't draw the pictures: that needs the packages (pip install -r requirements.txt) and room on the disk"
     put "$new"
 }
 
-trap 'rm -rf "$new"' EXIT
-trap 'exit 130' INT TERM
+put() { # replaces drawn pictures, which can be drawn again
+    [ ! -e "$dir" ] || mv "$dir" "$new.old"
+    mv "$1" "$dir"
+}
 
+show() {
+    for class in "$dir"/train/*/ "$dir"/val/*/; do
+        class=${class%/}
+        photos=$(photos_in "$class" | wc -l)
+        others=$(($(find "$class" -type f | wc -l) - photos))
+        [ "$others" -eq 0 ] && skipped='' || skipped=", $others other skipped"
+        echo "${class#"$dir"/}: $((photos)) photos$skipped"
+    done
+    options=''
+    [ "$dir" = data ] && ! is_sample || options=" --data-dir $dir"
+    if is_sample; then
+        echo "These are drawn pictures, not photos."
+        options="$options --from-scratch"
+    fi
+    printf '\nNext: python train.py%s\n' "$options"
+}
+
+trap 'rm -rf "$new" "$new.old"' EXIT
+trap 'exit 130' INT TERM
 case ${1-} in
-"")
-    if is_photos "$dir" && ! is_sample "$dir"; then
-        echo "The photos are in $dir/ already: nothing changed."
-    elif [ -e "$dir" ] && ! is_sample "$dir"; then
-        fail "$dir is there, but has no train/ and val/ in it: move it away, or name another folder with DATA_DIR"
-    else
-        get_photos
-    fi
+"") get_photos ;;
+--sample) draw_sample ;;
+-h | --help)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+    exit
     ;;
---sample)
-    if is_sample "$dir"; then
-        echo "The drawn pictures are in $dir/ already: nothing changed."
-    elif [ -e "$dir" ]; then
-        fail "$dir holds something else already: draw into another folder with DATA_DIR=data-sample sh get_data.sh --sample"
-    else
-        draw
-    fi
-    ;;
--h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" && exit ;;
 *) fail "unknown argument $1: see sh get_data.sh --help" ;;
 esac
 show

@@ -1,35 +1,35 @@
 #!/bin/sh
-# The whole main job, one script after the other, as a person would type them: `make run`.
-# What is there already is used again: photos, a finished or interrupted training, a packed Bento.
+# All steps in a row, as a person would type them: `make run`.
+# It reuses what is there: photos, a finished or interrupted training, a packed Bento.
 set -eu
 trap 'exit 130' INT TERM
-UNREACHABLE=69 # the exit code of a step that lacks a connection, or a tool to use it
+EX_UNAVAILABLE=69 # the exit code of a step that lacks a connection or a tool
 
 step() {
-    echo
-    echo "\$ $*"
+    printf '\n$ %s\n' "$*"
     "$@"
 }
 
-banner() {
-    printf '\n%s\n' "$(printf '%78s' '' | tr ' ' '#')"
-    printf '##  %-72s##\n' "$@"
-    printf '%s\n' "$(printf '%78s' '' | tr ' ' '#')"
-}
-
-try() { # run a step; whether what it needs can be reached. Any other failure ends it all.
+available() { # runs a step; fails if what it needs can't be reached, and exits if anything else fails
     step "$@" && return
     code=$?
-    [ "$code" -eq "$UNREACHABLE" ] || exit "$code"
+    [ "$code" -eq "$EX_UNAVAILABLE" ] || exit "$code"
     return 1
+}
+
+banner() {
+    line=$(printf '%78s' '' | tr ' ' '#')
+    printf '\n%s\n' "$line"
+    printf '##  %-72s##\n' "$@"
+    printf '%s\n' "$line"
 }
 
 python -m simplestack check-port
 
 missing=
-if ! try sh get_data.sh; then
+if ! available sh get_data.sh; then
     missing="the photos"
-elif ! try python -m simplestack fetch-weights; then
+elif ! available python -m simplestack fetch-weights; then
     missing="the ImageNet weights"
 fi
 
@@ -41,8 +41,8 @@ else
     data=data-sample checkpoint=saved_models/sample.ckpt
     banner "DEMONSTRATION ONLY: can't get $missing (see above)." \
         "So this run draws sample pictures and trains a small network on them" \
-        "from scratch. It shows that the stack works; the result knows nothing" \
-        "of real ants and bees. Run it again once what is missing can be reached."
+        "from scratch. It shows that the stack works, but the result knows" \
+        "nothing of real ants and bees. Run it again once you can reach them."
     export DATA_DIR=$data
     step sh get_data.sh --sample
     set -- --data-dir "$data" --from-scratch --epochs 6 --lr 0.01
@@ -57,4 +57,4 @@ step python saveToBento.py "$checkpoint"
 
 photo=$(find "$data/val" -type f \( -iname '*.jp*g' -o -iname '*.png' -o -iname '*.webp' \
     -o -iname '*.avif' -o -iname '*.bmp' -o -iname '*.tif*' \) | sort | head -n 1)
-step python -m simplestack serve ant_or_bee_classifier:latest "$photo"
+step python -m simplestack serve "$photo"

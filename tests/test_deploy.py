@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 from helpers import PROJECT, error_line, run
@@ -33,7 +34,7 @@ def deploy(bento, pictures, tmp_path):
         *arguments: str, log: str = "", stdin=subprocess.DEVNULL, **scripts: str
     ) -> subprocess.CompletedProcess:
         (tmp_path / "log").write_text(log)
-        for name, script in {"bentoml": f"echo {bento}", **scripts}.items():
+        for name, script in {"python": f"echo {bento}", **scripts}.items():
             (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / name).chmod(0o755)
         environment = {"PHOTO": "photo.jpg", "PATH": str(tmp_path), "READY_WITHIN": "1"}
@@ -95,7 +96,7 @@ def test_each_engine_has_its_way_of_pushing(deploy, docker, command):
 def test_the_commands_can_be_pasted_if_paths_have_spaces_and_quotes(deploy, tmp_path):
     folder = tmp_path / "it's a Bento"
     folder.mkdir()
-    result = deploy("my-app", "--dry-run", **{**TOOLS, "bentoml": f'echo "{folder}"'})
+    result = deploy("my-app", "--dry-run", **{**TOOLS, "python": f'echo "{folder}"'})
     line = next(line for line in result.stdout.splitlines() if "container:push" in line)
     assert run("sh", "-c", line.replace("heroku", "pwd;:")).stdout == f"{folder}\n"
 
@@ -107,8 +108,9 @@ def test_a_deployment_without_a_good_name_says_how(deploy, arguments):
     assert "sh deploy.sh APP" in error_line(deploy(*arguments))
 
 
-def test_a_deployment_without_anything_packed_says_what_to_do(deploy):
-    assert "make run" in error_line(deploy("my-app", bentoml="exit 1"))
+def test_a_deployment_without_anything_packed_says_what_to_do(deploy, tmp_path):
+    python = f"BENTOML_HOME={tmp_path} PYTHONPATH={PROJECT} exec {sys.executable} \"$@\""
+    assert "make run" in error_line(deploy("my-app", python=python))
 
 
 @pytest.mark.parametrize(
