@@ -61,8 +61,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Pack a checkpoint into a BentoML service.",
         epilog=f"Next: bentoml serve {build.NAME}:latest",
     )
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="(default: the newest one)")
-    parser.add_argument("--data-dir", type=Path, help="(default: the photos it was trained on)")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="default: newest in saved_models")
+    parser.add_argument("--data-dir", type=Path, help="photos (default: those it was trained on)")
     return parser.parse_args(argv)
 
 
@@ -116,7 +116,7 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
     with local_server.serve(saved_path) as url:
         answer = local_server.predict(url, photo)
-    name = os.fsencode(photo).decode(errors="backslashreplace")  # file names have any encoding
+    name = os.fsencode(photo).decode(errors="backslashreplace")  # it may not be UTF-8
     print(
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
         f" {metadata['accuracy_packed']:.4f} packed ({metadata['precision']}); the same answer to"

@@ -1,8 +1,9 @@
-"""What a measurement was made on, for the first lines of its results."""
+"""Describe the machine that a benchmark runs on, and measure the memory of processes."""
 
 import contextlib
 import os
 import platform
+import re
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,23 +14,23 @@ PACKAGES = ("torch", "onnxruntime", "bentoml", "gunicorn", "pillow")
 
 
 def describe() -> str:
-    """Return date, processor, cores, Python and the packages that matter."""
-    names = [platform.processor() or platform.machine()]
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [x.partition(": ")[2] for x in info.read_text().splitlines() if "model name" in x]
-    cores = os.cpu_count()
+    """Return the date, the processor and the versions of Python and PACKAGES, in two lines."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (found := re.search(r"model name\s*: (.*)", info.read_text())):
+        processor = found[1]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {cores} cores of {names[0]}, {platform.system()},"
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {processor}, {platform.system()},"
         f" Python {platform.python_version()}\n{versions}\n"
     )
 
 
 def memory(pid: int) -> int:
-    """Return the memory of a process and all its children, in bytes, shared pages counted once."""
+    """Return the memory of a process and its descendants, in bytes; shared pages count once."""
     process = psutil.Process(pid)
     total = 0
     for member in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        with contextlib.suppress(psutil.NoSuchProcess):  # it just ended
             total += member.memory_full_info().pss
     return total

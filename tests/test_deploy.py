@@ -109,7 +109,7 @@ def test_a_deployment_without_a_good_name_says_how(deploy, arguments):
 
 
 def test_a_deployment_without_anything_packed_says_what_to_do(deploy, tmp_path):
-    python = f"BENTOML_HOME={tmp_path} PYTHONPATH={PROJECT} exec {sys.executable} \"$@\""
+    python = f'BENTOML_HOME={tmp_path} PYTHONPATH={PROJECT} exec {sys.executable} "$@"'
     assert "make run" in error_line(deploy("my-app", python=python))
 
 
