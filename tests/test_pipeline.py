@@ -90,7 +90,6 @@ def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tm
         "PORT": str(local_server.free_port()),
         "BENTOML_HOME": str(copy / "bentoml"),
         "TORCH_HOME": str(copy / "no-weights"),
-        "BENTOML_HOME": str(copy / "bentoml"),
     }
     process = subprocess.Popen(
         ["sh", "run.sh"],
