@@ -175,7 +175,7 @@ def load(
 ) -> Counter[str]:
     """Post a photo from so many clients until `done`; count the statuses, and errors by name.
 
-    A client whose connection is refused ends.
+    A client whose connection is refused ends; after any other error, it waits before it goes on.
     """
     outcomes: Counter[str] = Counter()
 
@@ -185,9 +185,12 @@ def load(
             outcome = post_once(connection, photo)
             outcomes[outcome] += 1
             if outcome == ConnectionRefusedError.__name__:
-                return
-            if not (keep_alive and outcome.isdigit()):
+                break
+            answered = outcome.isdigit()
+            if not (keep_alive and answered):
                 connection.close()
+            if not answered:
+                time.sleep(0.1)  # until a server that has been killed has closed its sockets
         connection.close()
 
     in_threads(client, clients)

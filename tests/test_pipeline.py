@@ -43,6 +43,7 @@ def walked(tmp_path_factory) -> tuple[Path, str]:
                 cwd=folder,
                 DATA_URL=ARCHIVE,
                 TORCH_HOME=WEIGHTS,
+                BENTOML_HOME=str(folder / "bentoml"),
                 PATH=f"{BIN}:{os.environ['PATH']}",
             )
             assert result.returncode == 0, result.stderr
@@ -87,6 +88,7 @@ def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tm
         **OFFLINE,
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PORT": str(local_server.free_port()),
+        "BENTOML_HOME": str(copy / "bentoml"),
         "TORCH_HOME": str(copy / "no-weights"),
     }
     process = subprocess.Popen(
