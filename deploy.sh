@@ -195,8 +195,9 @@ explain_push() {
 }
 
 wait_until_ready() {
-    run "curl --silent --fail --max-time 30 --retry $READY_WITHIN --retry-delay 1 --retry-all-errors \\
-  --output /dev/null ${web_url:=https://$app.herokuapp.com/}readyz" || explain_log
+    web_url=${web_url:-https://$app.herokuapp.com/}
+    run "curl --silent --fail --max-time 30 --retry $READY_WITHIN --retry-max-time $READY_WITHIN \\
+  --retry-delay 1 --retry-all-errors --output /dev/null ${web_url}readyz" || explain_log
 }
 
 # Heroku's error codes in the log: devcenter.heroku.com/articles/error-codes.

@@ -22,14 +22,14 @@ from bentoml.validators import ContentType
 from PIL.Image import Image
 from starlette.middleware.exceptions import ExceptionMiddleware
 
-from simplestack.serving import settings, site
+from simplestack.serving import images, settings, site
 from simplestack.serving.errors import HttpError, error_response
 from simplestack.serving.inference import OnnxModel, cores, softmax
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
 MODEL = BentoModel("ant_or_bee_resnet18:latest")
-JSON = ContentType("application/json")  # unnamed, BentoML builds a schema for each answer to know
+JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to infer it
 # One worker keeps all cores busy: decoding and inference release Python's lock.
 THREADS = min(8, 2 * cores())
 
@@ -68,7 +68,8 @@ class AntOrBeeClassifier:
     def __init__(self) -> None:
         self.classes: list[str] = about()["classes"]
         self.model = OnnxModel(self.stored.path_of("model.onnx"))
-        self.model(np.zeros((1, 224, 224, 3), np.uint8))  # or the first request would be slow
+        # The first run allocates memory: not while a client waits.
+        self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
 
     @bentoml.on_deployment
     @staticmethod

@@ -60,8 +60,10 @@ class Gate:
         except ClientDisconnect:
             pass  # nobody waits for an answer
         except TimeoutError:
-            limit = f"{self.settings.timeout} seconds"
-            raise errors.LateError(f"No answer within {limit}: try a smaller picture.") from None
+            raise errors.LateError(
+                f"There was no answer within {self.settings.timeout} seconds: try again later, or"
+                " with a smaller picture."
+            ) from None
 
     def check_head(self, request: Request) -> None:
         """Check all that is known before the body arrives."""
@@ -95,8 +97,8 @@ class Gate:
                 if size <= limit:
                     body += chunk
                     self.buffered += len(chunk)
-                if self.buffered > BUFFERED * limit:
-                    raise errors.BusyError(BUSY)
+                    if self.buffered > BUFFERED * limit:
+                        raise errors.BusyError(BUSY)
             if size > limit:
                 raise too_large
             yield bytes(body)
@@ -111,7 +113,7 @@ class Gate:
                 return images.read(image, self.settings.max_pixels)
 
         decoding = asyncio.ensure_future(anyio.to_thread.run_sync(read, limiter=self.decoders))
-        # An error that comes after the time-out isn't one that nobody has looked at.
+        # Retrieves an error that comes after the time-out, or asyncio would log it as unhandled.
         decoding.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(decoding)
 
