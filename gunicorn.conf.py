@@ -1,5 +1,6 @@
 """How gunicorn serves the Bento in a container: `cd src && gunicorn --bind 0.0.0.0:5000`."""
 
+import gc
 import os
 import tempfile
 from typing import Any
@@ -30,8 +31,16 @@ logconfig_dict = {
     },
     "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"level": "INFO", "handlers": ["stdout"]},
-    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
+        "gunicorn.access": {"level": "CRITICAL"},  # Telemetry's lines are in its place
+    },
 }
+
+
+def pre_fork(_: Any, __: Any) -> None:
+    """Keep the garbage collector from writing to what workers share, which would copy it."""
+    gc.freeze()
 
 
 def child_exit(_: Any, worker: Any) -> None:

@@ -13,7 +13,6 @@ ceiling is what the cores do without HTTP: decoding and inference, in a process 
 """
 
 import argparse
-import contextlib
 import io
 import itertools
 import json
@@ -31,7 +30,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -286,25 +285,46 @@ class Ceiling:
         self.saved_path, self.paths = saved_path, paths
         self.rates: list[float] = []
 
-    def measure(self, seconds: float) -> None:
-        """Take a turn."""
+    def measure(self, seconds: float) -> float:
+        """Return photos per second."""
         chosen = sorted(os.sched_getaffinity(0))[: cores()]
         ask = partial(
             photos_per_second, saved_path=self.saved_path, paths=self.paths, seconds=seconds
         )
         with ProcessPoolExecutor(len(chosen), get_context("spawn")) as pool:
-            self.rates.append(sum(pool.map(ask, chosen)))
+            return sum(pool.map(ask, chosen))
 
 
-def slowly(contender: Contender, ended: threading.Event) -> None:
+@contextmanager
+def slow_client(contender: Contender) -> Iterator[None]:
     """Send requests that never end, a byte now and then, until each is given up on."""
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
     address = (local_server.HOST, int(contender.url.rpartition(":")[2]))
-    while not ended.is_set():
-        with contextlib.suppress(ConnectionError), socket.create_connection(address) as connection:
-            connection.sendall(head)
-            while not ended.wait(0.2):
-                connection.sendall(b"x")
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.is_set():
+            with suppress(ConnectionError), socket.create_connection(address) as connection:
+                connection.sendall(head)
+                while not ended.wait(0.2):
+                    connection.sendall(b"x")
+
+    threading.Thread(target=send).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Keep one core busy with something else."""
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        neighbour.kill()
+        neighbour.wait()
 
 
 def race(
@@ -315,7 +335,7 @@ def race(
     for contender in field:
         load(contender, photos, 8, 2)  # warm
     for _ in range(rounds):
-        ceiling.measure(seconds)
+        ceiling.rates.append(ceiling.measure(seconds))
         for contender in field:
             contender.rates.append(load(contender, photos, 8, seconds)["rate"])
         for contender in field:
@@ -324,17 +344,18 @@ def race(
 
 
 def otherwise(contender: Contender, ceiling: Ceiling, photos: Path, seconds: int) -> None:
-    """Compare with the ceiling when connections aren't kept, and when one client is slow."""
-    for name, options in (("a connection for each request", ["close"]), ("one slow client", [])):
-        shares, ended = [], threading.Event()
-        slow = threading.Thread(target=slowly, args=(contender, ended))
-        if not options:
-            slow.start()
-        for _ in range(3):
-            ceiling.measure(seconds)
-            rate = load(contender, photos, 8 if options else 7, seconds, *options)["rate"]
-            shares.append(rate / ceiling.rates[-1])
-        ended.set()
+    """Compare with the ceiling under other conditions."""
+    for name, connections, options, condition in (
+        ("a connection for each request", 8, ["close"], nullcontext()),
+        ("one slow client among eight", 7, [], slow_client(contender)),
+        ("a busy neighbour", 8, [], busy_neighbour()),
+    ):
+        shares = []
+        with condition:
+            for _ in range(3):
+                most = ceiling.measure(seconds)
+                rate = load(contender, photos, connections, seconds, *options)["rate"]
+                shares.append(rate / most)
         print(f"with {name}: {statistics.median(shares):.2f} of the ceiling")
 
 
@@ -347,7 +368,7 @@ def show(field: list[Contender], ceiling: Ceiling) -> None:
         print(f"| {c.name} | {rate:.0f} | {c.memory:.0f} | {p50:.1f} | {p99:.1f} |")
     print(f"| ceiling, without HTTP | {statistics.median(ceiling.rates):.0f} | | | |\n")
     *others, ours = field
-    share = statistics.median(a / b for a, b in zip(ours.rates, ceiling.rates, strict=False))
+    share = statistics.median(a / b for a, b in zip(ours.rates, ceiling.rates, strict=True))
     print(f"{ours.name}: {share:.2f} of the ceiling")
     for other in others:
         # Round by round, as neighbours in time.

@@ -8,9 +8,9 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-import anyio.to_thread
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -39,7 +39,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, path: str, threads: int) -> None:
         self.app, self.path, self.settings = app, path, settings.read()
-        self.decoders = anyio.CapacityLimiter(threads)
+        self.decoders = ThreadPoolExecutor(threads)
         self.in_flight = asyncio.Semaphore(self.settings.max_requests)  # with a complete body
         self.buffered = 0  # bytes of all bodies
 
@@ -106,16 +106,13 @@ class Gate:
             self.buffered -= len(body)
 
     async def decode(self, request: Request, image: bytes) -> Photo:
-        """Decode an image in a thread, which keeps its place until it ends: it can't be stopped."""
+        """Decode an image in a thread. The time-out can't stop one that has begun."""
 
         def read() -> Photo:
             with timed(request.state, "decode"):
                 return images.read(image, self.settings.max_pixels)
 
-        decoding = asyncio.ensure_future(anyio.to_thread.run_sync(read, limiter=self.decoders))
-        # Retrieves an error that comes after the time-out, or asyncio would log it as unhandled.
-        decoding.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(decoding)
+        return await asyncio.get_running_loop().run_in_executor(self.decoders, read)
 
 
 async def image_of(request: Request, body: bytes) -> bytes:
