@@ -252,10 +252,11 @@ def load(
     contender: Contender, photos: Path, connections: int, seconds: int, *options: str
 ) -> dict[str, float]:
     """Send photos from so many connections; return requests/s and latencies in ms."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
-    command += ["-s", str(BENCH / "serve.lua"), f"{contender.url}/predict", "--", str(photos)]
-    command += [*(["form"] if contender.form else []), *options]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    script = ["-s", str(BENCH / "serve.lua"), f"{contender.url}/predict", "--", str(photos)]
+    script += [*(["form"] if contender.form else []), *options]
+    for duration in (1, seconds):  # first to warm up: memory of the idle may be swapped out
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", "--timeout", "60s", *script]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     if measured["failed"]:
         sys.exit(f"{contender.name} failed {measured['failed']} requests")
@@ -331,8 +332,6 @@ def race(
 ) -> None:
     """Let all take turns, with 8 connections for the rate and with 1 for the latency."""
     photos, one = lists
-    for contender in field:
-        load(contender, photos, 8, 2)  # warm
     for _ in range(rounds):
         ceiling.rates.append(ceiling.measure(seconds))
         for contender in field:
