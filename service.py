@@ -3,8 +3,7 @@
     bentoml serve ant_or_bee_classifier:latest
     curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --data-binary @image.jpg
 
-`python saveToBento.py` packs it together with the model. It must not import torch, which isn't part
-of the image that is deployed.
+`python saveToBento.py` packs it with the model. It must not import torch, which isn't deployed.
 """
 
 import os
@@ -17,7 +16,6 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
 import numpy as np
-from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 from PIL.Image import Image
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -28,7 +26,7 @@ from simplestack.serving.inference import OnnxModel, cores, softmax
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
-MODEL = BentoModel("ant_or_bee_resnet18:latest")
+MODEL = bentoml.models.BentoModel("ant_or_bee_resnet18:latest")
 JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to infer it
 # One worker keeps all cores busy: decoding and inference release Python's lock.
 THREADS = min(8, 2 * cores())
@@ -54,8 +52,7 @@ THREADS = min(8, 2 * cores())
         # ONNX Runtime otherwise reports each start to its makers.
         {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
     ],
-    # BentoML's own don't know of decoding and inference, and its metrics grow with each path that
-    # somebody makes up: Telemetry replaces them.
+    # Telemetry replaces BentoML's own, whose metrics grow with each path that somebody makes up.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},

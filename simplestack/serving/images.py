@@ -11,11 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from simplestack.serving.errors import (
-    BadImageError,
-    TooManyPixelsError,
-    UnsupportedFormatError,
-)
+from simplestack.serving.errors import BadImageError, TooManyPixelsError, UnsupportedFormatError
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
@@ -37,35 +33,27 @@ Photo = NDArray[np.uint8]
 """CROP×CROP×3 uint8, RGB."""
 
 
-# (offset, magic bytes, name) of files that people send by mistake. They get a better answer
-# than "not an image", without running any parser over them.
+# (name, offset, magic bytes) of files that people send by mistake. They get a better answer than
+# "not an image", without running any parser over them.
 _OTHER_FILES = (
-    (0, b"%PDF", "PDF"),
-    (0, b"<svg", "SVG"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\0\0\1\0", "ICO"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (4, b"ftypmsf1", "HEIF"),
-    (4, b"ftypiso", "video"),
-    (4, b"ftypmp4", "video"),
-    (4, b"ftypM4", "video or sound"),
-    (4, b"ftypqt", "video"),
-    (4, b"ftyp3g", "video"),
-    (8, b"AVI ", "video"),
-    (8, b"WAVE", "sound"),
-    (0, b"\x1aE\xdf\xa3", "video"),
-    (0, b"OggS", "video or sound"),
-    (0, b"\0\0\1\xba", "video"),
-    (0, b"FLV\1", "video"),
-    (0, b"ID3", "sound"),
-    (0, b"PK\3\4", "ZIP"),
-    (0, b"\x1f\x8b", "gzip"),
+    ("PDF", 0, b"%PDF"),
+    ("SVG", 0, b"<svg"),
+    ("PostScript", 0, b"%!PS"),
+    ("Photoshop", 0, b"8BPS"),
+    ("ICO", 0, b"\0\0\1\0"),
+    ("JPEG 2000", 0, b"\0\0\0\x0cjP  "),
+    ("JPEG XL", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ("HEIC", 4, (b"ftyphei", b"ftyphev")),
+    ("HEIF", 4, (b"ftypmif1", b"ftypmsf1")),
+    ("video", 4, (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftyp3g")),
+    ("video or sound", 4, b"ftypM4"),
+    ("video", 8, b"AVI "),
+    ("sound", 8, b"WAVE"),
+    ("video", 0, (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"FLV\1")),
+    ("video or sound", 0, b"OggS"),
+    ("sound", 0, b"ID3"),
+    ("ZIP", 0, b"PK\3\4"),
+    ("gzip", 0, b"\x1f\x8b"),
 )
 _XML_HEAD = 1024  # bytes in which an SVG's root element may hide behind an XML declaration
 
@@ -103,9 +91,7 @@ def _other_file(data: bytes) -> str | None:
     head = data[:_XML_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith((b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in head:
         return "SVG"
-    return next(
-        (name for offset, magic, name in _OTHER_FILES if head[offset:].startswith(magic)), None
-    )
+    return next((kind for kind, at, magic in _OTHER_FILES if head[at:].startswith(magic)), None)
 
 
 def decode(image: Image.Image, at_least: int) -> Image.Image:
