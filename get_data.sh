@@ -90,17 +90,21 @@ fetch() { # goes on with $part; shows its progress on a terminal
     fi
 }
 
-is_whole() { unzip -tqq "$1" >/dev/null 2>&1; }
+# Without -o and -P, unzip asks its terminal about double names and for passwords.
+is_whole() { unzip -tqq -o -P '' "$1" >/dev/null 2>&1; }
 
 unpack() {
     is_whole "$archive" || {
         rm -f "$part"
-        fail "$url is not a whole zip archive: run this again, or check the address"
+        fail "$url is not a whole zip archive, or encrypted: run this again, or check the address"
     }
-    unzip -qq "$archive" -d "$new" >/dev/null 2>&1 ||
+    unzip -qq -o -P '' "$archive" -d "$new" >/dev/null 2>&1 ||
         fail "can't unpack into $new: is the disk full? Make room and run this again"
+    [ -z "$(find "$new" -type l)" ] || fail "$url has links in it, which may lead anywhere: check the address"
     for found in "$new" "$new"/*; do
         is_data "$found" || continue
+        [ "$(photos_in "$found/train")" ] && [ "$(photos_in "$found/val")" ] ||
+            fail "$url has no photos in its train/ or val/: check the address"
         put "$found"
         return
     done
@@ -121,9 +125,17 @@ draw_sample() {
     put "$new"
 }
 
-put() { # replaces drawn pictures, which can be drawn again
-    [ ! -e "$dir" ] || mv "$dir" "$new.old"
+put() { # replaces drawn pictures, which can be drawn again, and nothing else
+    ! is_sample || mv "$dir" "$new.old"
+    [ ! -e "$dir" ] || fail "$dir has appeared meanwhile: nothing changed. Move it away, or use it"
     mv "$1" "$dir"
+}
+
+clear_leftovers() { # of runs that were killed
+    for left in "$dir".new.*; do
+        process=${left#"$dir".new.}
+        kill -0 "${process%.old}" 2>/dev/null || rm -rf "$left"
+    done
 }
 
 show() {
@@ -145,6 +157,7 @@ show() {
 
 trap 'rm -rf "$new" "$new.old"' EXIT
 trap 'exit 130' INT TERM
+clear_leftovers
 case ${1-} in
 "") get_photos ;;
 --sample) draw_sample ;;

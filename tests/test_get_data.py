@@ -153,6 +153,48 @@ def test_wrong_archive_is_one_clear_line(tmp_path):
     assert contents(work) == {}
 
 
+def test_archive_with_a_link_is_one_clear_line(archive, tmp_path):
+    linked = tmp_path / "linked.zip"
+    shutil.copy(archive, linked)
+    link = zipfile.ZipInfo("hymenoptera_data/train/ants/link.jpg")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(linked, "a") as file:
+        file.writestr(link, "/etc/passwd")
+    (work := tmp_path / "work").mkdir()
+    assert "has links in it" in error_line(get(work, url=linked))
+    assert contents(work) == {}
+
+
+def test_archive_without_photos_is_one_clear_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as file:
+        file.writestr("train/ants/a.txt", "")
+        file.writestr("val/ants/a.txt", "")
+    (work := tmp_path / "work").mkdir()
+    assert "no photos in its train/ or val/" in error_line(get(work, url=tmp_path / "empty.zip"))
+    assert contents(work) == {}
+
+
+def test_what_a_killed_run_left_is_cleared(archive, tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    for name in (f"data.new.{ended.pid}", f"data.new.{os.getpid()}"):
+        (tmp_path / name).mkdir()
+    assert get(tmp_path, url=archive).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data", f"data.new.{os.getpid()}"}
+
+
+def test_folder_that_appears_during_the_download_stays(web, tmp_path):
+    folder = only(tmp_path, "curl")
+    curl = Path(folder, "curl")
+    real = curl.resolve()
+    curl.unlink()
+    curl.write_text(f'#!/bin/sh\nmkdir data\necho mine >data/thesis.txt\nexec {real} "$@"\n')
+    curl.chmod(0o755)
+    (work := tmp_path / "work").mkdir()
+    assert "appeared meanwhile" in error_line(get(work, url=f"{web[0]}/photos.zip", PATH=folder))
+    assert (work / "data" / "thesis.txt").read_text() == "mine\n"
+
+
 def test_missing_unzip_is_one_clear_line(archive, tmp_path):
     path = only(tmp_path)
     Path(path, "unzip").unlink()

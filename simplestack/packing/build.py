@@ -64,13 +64,14 @@ def latest() -> bentoml.Bento:
 
 
 def find_packed(labels: dict[str, str]) -> bentoml.Bento | None:
-    """Return the latest Bento if it was packed from this checkpoint by this code."""
+    """Return the latest Bento if it was packed, whole, from this checkpoint by this code."""
     try:
         bento = latest()
         bentoml.models.get(bento.info.all_models[0].tag)
     except (StackError, bentoml.exceptions.NotFound):
         return None
-    return bento if bento.info.labels == labels else None
+    whole = Path(bento.path, "Dockerfile").exists()
+    return bento if whole and bento.info.labels == labels else None
 
 
 def hash_code() -> str:

@@ -58,10 +58,12 @@ HEROKU_YML = "build:\n  docker:\n    web: Dockerfile\n"  # lets Heroku build wha
 def prepare(saved_path: Path) -> None:
     """Prepare a Bento for Heroku: write its Dockerfile and make its files readable by any user."""
     generated = saved_path / "env" / "docker" / "Dockerfile"
-    (saved_path / "Dockerfile").write_text(patch(generated.read_text()))
+    unfinished = saved_path / "Dockerfile.part"
+    unfinished.write_text(patch(generated.read_text()))
     (saved_path / "heroku.yml").write_text(HEROKU_YML)
     for path in saved_path.rglob("*"):  # the model store lets only its owner read
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
+    unfinished.rename(saved_path / "Dockerfile")  # last, since a Bento that has one is complete
 
 
 def patch(dockerfile: str) -> str:

@@ -1,5 +1,6 @@
 """What a user is told when something can't be done; over HTTP, with which status."""
 
+import traceback
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -71,3 +72,15 @@ class LateError(HttpError):
 async def error_response(_: Request, error: Any) -> JSONResponse:
     """Return `{"error": "…"}`, with the status of an HttpError."""
     return JSONResponse({"error": str(error)}, error.status, error.headers)
+
+
+async def internal_error(request: Request, error: Exception) -> JSONResponse:
+    """Return a 500 for an error that nobody has foreseen, and put its traceback into the log."""
+    request.state.record["traceback"] = "".join(traceback.format_exception(error))
+    return JSONResponse(
+        {"error": "The server made a mistake: its log says more."},
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
+
+
+HANDLERS = {HttpError: error_response, Exception: internal_error}

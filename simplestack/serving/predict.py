@@ -41,7 +41,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the picture in a request to `path`, and other requests as they are."""
-        if scope["type"] != "http" or scope["path"] != self.path:
+        if scope["type"] != "http" or scope["path"].rstrip("\n") != self.path:  # as BentoML does
             return await self.app(scope, receive, send)
         request = Request(scope, receive)
         self.check_head(request)
@@ -65,9 +65,9 @@ class Gate:
         """Check all that is known before the body arrives."""
         if request.method != "POST":
             raise errors.MethodNotAllowedError(f"Use POST for {self.path}, with an image.")
-        expected = f"Bearer {self.settings.api_token}".encode()
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if self.settings.api_token and not hmac.compare_digest(given, expected):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.encode("latin-1"), self.settings.api_token.encode())
+        if self.settings.api_token and not (right and scheme.lower() == "bearer"):
             raise errors.UnauthorizedError(
                 "The token is missing or wrong: send the header 'Authorization: Bearer <token>'."
             )

@@ -12,6 +12,7 @@ from simplestack.serving import images
 from simplestack.serving.errors import StackError
 
 MAX_PORT = 65535
+NUMBER = re.compile(r"0*[1-9][0-9]{0,14}")
 ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -34,11 +35,15 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     config = Config(environ=environment)
 
     def number(name: str, default: int) -> int:
-        value = config(name, default="")
-        if not value:
+        value = config(name, default=None)
+        # gunicorn reads WEB_CONCURRENCY by itself, and can't if it is empty.
+        if value is None or (value == "" and name != "WEB_CONCURRENCY"):
             return default
-        if not value.isascii() or not value.isdigit() or int(value) == 0:
-            raise StackError(f"{name}={value!r} is not a whole number above 0: correct or unset it")
+        if not NUMBER.fullmatch(value):
+            raise StackError(
+                f"{name}={value[:20]!r} is not a whole number above 0, of at most 15 digits:"
+                " correct or unset it"
+            )
         return int(value)
 
     port = number("PORT", Settings.port)
@@ -51,9 +56,17 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         timeout=number("TIMEOUT", Settings.timeout),
         port=port,
         web_concurrency=number("WEB_CONCURRENCY", Settings.web_concurrency),
-        api_token=config("API_TOKEN", default=""),
+        api_token=config("API_TOKEN", cast=_token, default=""),
         cors_origins=config("CORS_ORIGINS", cast=_origins, default=""),
     )
+
+
+def _token(value: str) -> str:
+    if value != value.strip() or not value.isprintable():
+        raise StackError(
+            "API_TOKEN can't be sent in a header: leave out line breaks, and spaces at its ends"
+        )
+    return value
 
 
 def _origins(value: str) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def site(about: Callable[[], dict[str, Any]]) -> Starlette:
         token = bool(settings.read().api_token)
         return JSONResponse(openapi(about()["classes"], token=token), headers=HEADERS)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", page(index, strict)),
             Route("/docs", page(docs, swagger)),
@@ -70,6 +70,8 @@ def site(about: Callable[[], dict[str, Any]]) -> Starlette:
             Route("/metrics", telemetry.metrics),
         ]
     )
+    app.router.redirect_slashes = False  # such a redirect names the host as the client does
+    return app
 
 
 def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:

@@ -167,6 +167,7 @@ def test_address_in_the_body_is_not_fetched(url):
             post(url, address, headers={"Content-Type": content_type})
         post(url, None, files={"image": ("x.jpg", address)})
         post(url, {"image": address.decode()})
+        send("POST", f"{url}/predict%0A", data=address)
         server.shutdown()
         thread.join()
     assert visited == []
@@ -177,8 +178,11 @@ def test_a_token_is_asked_for_if_one_is_set(bento, photo):
         assert post(url, photo.read_bytes()).status_code == 401
         wrong = {"Authorization": "Bearer sesame"}
         assert post(url, photo.read_bytes(), headers=wrong).status_code == 401
-        right = {"Authorization": "Bearer sésame".encode()}
-        assert post(url, photo.read_bytes(), headers=right).status_code == 200
+        for scheme in ("Bearer", "bearer"):
+            right = {"Authorization": f"{scheme} sésame".encode()}
+            assert post(url, photo.read_bytes(), headers=right).status_code == 200
+        past = send("POST", f"{url}/predict%0A", data=photo.read_bytes())
+        assert past.status_code == 401
 
 
 def test_late_and_superfluous_requests_get_504_and_503(bento):

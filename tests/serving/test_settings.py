@@ -9,7 +9,24 @@ NUMBERS = ("MAX_BYTES", "MAX_PIXELS", "MAX_REQUESTS", "TIMEOUT", "PORT", "WEB_CO
 
 
 def test_unset_and_empty_settings_have_their_defaults():
-    assert settings.read({}) == settings.read(dict.fromkeys(NUMBERS, "")) == settings.Settings()
+    empty = dict.fromkeys(NUMBERS, "") | {"WEB_CONCURRENCY": "1"}  # gunicorn fails if it is empty
+    assert settings.read({}) == settings.read(empty) == settings.Settings()
+
+
+def test_empty_number_of_workers_is_one_clear_line():
+    with pytest.raises(StackError, match=r"^WEB_CONCURRENCY='' is not a whole number above 0.*$"):
+        settings.read({"WEB_CONCURRENCY": ""})
+
+
+def test_number_of_thousands_of_digits_is_one_clear_line():
+    with pytest.raises(StackError, match=r"^MAX_BYTES='9{20}' is not .* at most 15 digits.*$"):
+        settings.read({"MAX_BYTES": "9" * 5000})
+
+
+@pytest.mark.parametrize("token", [" a", "a ", "a\nb", "\udcff"])
+def test_token_that_no_header_can_carry_is_one_clear_line(token):
+    with pytest.raises(StackError, match=r"^API_TOKEN can't be sent in a header: .*$"):
+        settings.read({"API_TOKEN": token})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
