@@ -1,5 +1,6 @@
 """What operators see: the log and the metrics."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from helpers import get, gunicorn, metrics, post
+from starlette.middleware.exceptions import ExceptionMiddleware
+
+from simplestack.serving.errors import HANDLERS
+from simplestack.serving.telemetry import Telemetry
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +91,21 @@ def test_made_up_paths_and_probes_add_no_metrics(server):
     counted = metrics(url) - before
     requests_counted = {key: n for key, n in counted.items() if key[0] == "http_requests_total"}
     assert requests_counted == {("http_requests_total", "404", "other"): 20}
+
+
+def test_unforeseen_error_is_a_500_with_a_traceback_in_the_log(capsys):
+    async def broken(*_):
+        raise KeyError("boom")
+
+    sent: list[dict] = []
+
+    async def send(message):
+        sent.append(message)
+
+    app = Telemetry(ExceptionMiddleware(broken, handlers=HANDLERS), paths=["/"], probes=[])
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(app(scope, None, send))
+    record = json.loads(capsys.readouterr().out)
+    assert record["status"] == sent[0]["status"] == 500
+    assert record["traceback"].endswith("KeyError: 'boom'\n")
+    assert list(json.loads(sent[1]["body"])) == ["error"]
