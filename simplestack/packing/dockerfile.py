@@ -5,6 +5,7 @@ from pathlib import Path
 
 from simplestack.serving.errors import StackError
 from simplestack.serving.settings import Settings
+from simplestack.training.files import write_atomically
 
 CHANGES = {
     """\
@@ -58,12 +59,12 @@ HEROKU_YML = "build:\n  docker:\n    web: Dockerfile\n"  # lets Heroku build wha
 def prepare(saved_path: Path) -> None:
     """Prepare a Bento for Heroku: write its Dockerfile and make its files readable by any user."""
     generated = saved_path / "env" / "docker" / "Dockerfile"
-    unfinished = saved_path / "Dockerfile.part"
-    unfinished.write_text(patch(generated.read_text()))
     (saved_path / "heroku.yml").write_text(HEROKU_YML)
-    for path in saved_path.rglob("*"):  # the model store lets only its owner read
-        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
-    unfinished.rename(saved_path / "Dockerfile")  # last, since a Bento that has one is complete
+    # The Dockerfile comes last, since a Bento that has one is complete.
+    with write_atomically(saved_path / "Dockerfile") as file:
+        file.write(patch(generated.read_text()).encode())
+        for path in saved_path.rglob("*"):  # the model store lets only its owner read
+            path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
 
 
 def patch(dockerfile: str) -> str:
