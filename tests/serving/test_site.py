@@ -42,7 +42,7 @@ def page(browser, bentoml_url) -> Iterator[Page]:
             "console",
             lambda m: "Content Security Policy" in m.text and problems.append(m.text),
         )
-        page.goto(bentoml_url)
+        page.goto(bentoml_url, wait_until="networkidle")
         yield page
     assert problems == []
 
