@@ -21,7 +21,7 @@ from PIL.Image import Image
 from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving import images, settings, site
-from simplestack.serving.errors import HANDLERS
+from simplestack.serving.handlers import HANDLERS
 from simplestack.serving.inference import OnnxModel, cores, softmax
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
@@ -106,5 +106,5 @@ service: bentoml.Service[Any] = AntOrBeeClassifier
 service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
 service.add_asgi_middleware(site.cors)
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
-service.add_asgi_middleware(Gate, path=site.PREDICT, threads=THREADS)
+service.add_asgi_middleware(Gate, path=site.PREDICT, cores=cores())
 service.mount_asgi_app(site.site(about))

@@ -1,11 +1,7 @@
 """What a user is told when something can't be done; over HTTP, with which status."""
 
-import traceback
 from http import HTTPStatus
-from typing import Any, ClassVar
-
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from typing import ClassVar
 
 
 class StackError(Exception):
@@ -23,11 +19,21 @@ class BadImageError(HttpError):
     """The bytes are no image, or a damaged one."""
 
 
+class DamagedImageError(BadImageError):
+    """The bytes are an image, but its pixels can't be decoded."""
+
+
 class UnauthorizedError(HttpError):
     """The token is missing or wrong."""
 
     status = HTTPStatus.UNAUTHORIZED
     headers: ClassVar = {"WWW-Authenticate": "Bearer"}
+
+
+class NotFoundError(HttpError):
+    """There is nothing at this path."""
+
+    status = HTTPStatus.NOT_FOUND
 
 
 class MethodNotAllowedError(HttpError):
@@ -50,6 +56,12 @@ class TooManyPixelsError(HttpError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class TooHeavyError(HttpError):
+    """To decode the picture takes more memory or time than there is."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
 class UnsupportedFormatError(HttpError):
     """The bytes are a file of a known kind, but not of one that is read here."""
 
@@ -67,20 +79,3 @@ class LateError(HttpError):
     """There was no answer in time."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
-
-
-async def error_response(_: Request, error: Any) -> JSONResponse:
-    """Return `{"error": "…"}`, with the status of an HttpError."""
-    return JSONResponse({"error": str(error)}, error.status, error.headers)
-
-
-async def internal_error(request: Request, error: Exception) -> JSONResponse:
-    """Return a 500 for an error that nobody has foreseen, and put its traceback into the log."""
-    request.state.record["traceback"] = "".join(traceback.format_exception(error))
-    return JSONResponse(
-        {"error": "The server made a mistake: its log says more."},
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
-
-
-HANDLERS = {HttpError: error_response, Exception: internal_error}

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from simplestack.serving.errors import BadImageError, TooManyPixelsError, UnsupportedFormatError
+from simplestack.serving.errors import (
+    BadImageError,
+    DamagedImageError,
+    TooHeavyError,
+    TooManyPixelsError,
+    UnsupportedFormatError,
+)
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
 MAX_PIXELS = 50_000_000
-HEAVY = {"WEBP": 4, "AVIF": 4}  # times the memory that others take a pixel to decode
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a phone's MPO opens as JPEG
 
 # Pillow loads some formats only when it meets them, and then all it knows, forty more. Not here.
@@ -26,7 +31,9 @@ LOADED = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None
 
-STRIP = 256  # rows
+STRIP = 2**18  # pixels that are converted at once
+BUFFERS = 4_000_000  # bytes, in decoders
+TOO_HEAVY = "The picture needs too much memory to decode: use a smaller one."
 ORIENTATION = 0x0112  # in EXIF
 
 Photo = NDArray[np.uint8]
@@ -59,15 +66,13 @@ _XML_HEAD = 1024  # bytes in which an SVG's root element may hide behind an XML 
 
 
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of an encoded image, without decoding its pixels.
-
-    Of WebP and AVIF, whose decoders take four times the memory, a quarter of the pixels are read.
-    Raises BadImageError, UnsupportedFormatError or TooManyPixelsError.
-    """
+    """Read the header of an encoded image, without decoding its pixels. Raises HttpError."""
     if not data:
         raise BadImageError("There is no image: send the bytes of one as the body.")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError as error:
+        raise TooHeavyError(TOO_HEAVY) from error
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
         if kind := _other_file(data):
             raise UnsupportedFormatError(
@@ -77,14 +82,55 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             "This is not an image that can be read: use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
             " file."
         ) from error
-    kind = image.format or ""
-    most = max_pixels // HEAVY.get(kind, 1)
-    if image.width * image.height > most:
+    if image.width * image.height > max_pixels:
         raise TooManyPixelsError(
             f"The picture has {image.width}×{image.height} pixels, more than the"
-            f" {most / 1e6:g} million that are read of a {kind}: use a smaller one."
+            f" {max_pixels / 1e6:g} million that are read: use a smaller one."
         )
     return image
+
+
+def memory_to_open(data: bytes) -> int:
+    """Estimate how many bytes `identify` takes at most: a WebP's decoder begins with its pixels."""
+    if data[8:12] != b"WEBP":
+        return 0
+    if data[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(data[i : i + 3], "little") for i in (24, 27))
+    elif data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
+    else:
+        width, height = (int.from_bytes(data[i : i + 2], "little") % 2**14 for i in (26, 28))
+    return 8 * width * height
+
+
+def memory_to_decode(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
+    """Estimate from the header how many bytes `decode` takes at most."""
+    pixels, factor = image.width * image.height, max(1, min(image.size) // at_least)
+    stored = pixels * (1 if image.mode in {"1", "L", "P"} else 4)
+    inside = 0  # the format's own decoder
+    if image.format == "JPEG":
+        stored //= min(8, 1 << (factor.bit_length() - 1)) ** 2  # it comes reduced
+        if "progressive" in image.info:  # all coefficients are kept, 16 bits each
+            inside = 2 * pixels * len(image.getbands())
+    elif image.format in {"WEBP", "AVIF"}:
+        inside = 12 * pixels
+    elif image.format == "TIFF":
+        inside = _largest_part(image)
+    strip = (8 if _is_rgb(image) else 32) * min(pixels, max(STRIP, image.width * factor))
+    return stored + inside + 4 * pixels // factor**2 + strip + BUFFERS
+
+
+def _largest_part(image: Image.Image) -> int:
+    """Return how many bytes a strip or tile of a TIFF takes, which may be larger than it."""
+
+    def number(tag: int, default: int) -> int:
+        value = getattr(image, "tag_v2", {}).get(tag)
+        return value if isinstance(value, int) else default
+
+    rows = min(image.height, number(TiffImagePlugin.ROWSPERSTRIP, image.height))
+    width = number(TiffImagePlugin.TILEWIDTH, image.width)
+    return 8 * width * number(TiffImagePlugin.TILELENGTH, rows)
 
 
 def _other_file(data: bytes) -> str | None:
@@ -98,15 +144,17 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
     """Decode an opened image into upright 8-bit RGB; of an animation, the first frame.
 
     A picture with sides of twice `at_least` pixels or more is reduced by a whole number, as long as
-    its sides keep so many. Raises BadImageError if the pixels can't be decoded.
+    its sides keep so many. Raises HttpError if the pixels can't be decoded.
     """
     try:
         image.draft(image.mode, (at_least, at_least))  # JPEGs come reduced from their decoder
         image.load()
         rgb = _reduced(image, max(1, min(image.size) // at_least))
         return _upright(rgb, image)
+    except MemoryError as error:
+        raise TooHeavyError(TOO_HEAVY) from error
     except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
-        raise BadImageError(
+        raise DamagedImageError(
             f"The image is damaged or cut off ({error}): use an undamaged file."
         ) from error
 
@@ -115,10 +163,10 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     """Convert to RGB and average squares of factor×factor pixels, in strips: copies of a large
     picture would take several times its memory.
     """
-    if factor == 1:
-        return _rgb(image)
+    if factor == 1 and _is_rgb(image):
+        return image
     whole = Image.new("RGB", (image.width // factor, image.height // factor))
-    rows = factor * max(1, STRIP // factor)
+    rows = factor * max(1, STRIP // (whole.width * factor**2))
     for top in range(0, whole.height * factor, rows):
         bottom = min(top + rows, whole.height * factor)
         strip = image.crop((0, top, whole.width * factor, bottom))
@@ -135,8 +183,12 @@ def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
     return rgb
 
 
+def _is_rgb(image: Image.Image) -> bool:
+    return image.mode == "RGB" and not image.has_transparency_data
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
+    if _is_rgb(image):
         return image
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
         grey: NDArray[Any] = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) // 257

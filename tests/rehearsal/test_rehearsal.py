@@ -1,7 +1,7 @@
 """The image in a real Docker Engine, by Heroku's rules and by those of other hosts; and deploy.sh.
 
-What isn't installed (`sh tests/rehearsal/install.sh`, as root on Debian) skips what needs it. All in
-one file, as that goes to one process, and only one at a time can have the engine.
+What isn't installed (`sh tests/rehearsal/install.sh`, as root on Debian) skips what needs it. All
+of it is one file, as a file goes to one process, and only one at a time can have the engine.
 """
 
 import itertools
@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import hostile
+import numpy as np
 import pytest
 from helpers import container_command, error_line, load, run, wait_until_ready
 from rehearsal.containers import (
@@ -190,6 +192,45 @@ def test_sigterm_under_load_leaves_no_request_that_has_begun_unanswered(stopped,
     statuses = Counter(str(record["status"]) for record in records if "status" in record)
     assert statuses == {"200": result.outcomes["200"]}, result.outcomes
     assert set(result.outcomes) <= {"200", *NOT_BEGUN}, result.outcomes
+
+
+class Attacked(NamedTuple):
+    outcome: hostile.Outcome
+    before: int  # bytes
+    after: int
+    processes: tuple[str, str]  # before and after
+
+
+@pytest.fixture(scope="module")
+def attacked(image, photo) -> Attacked:
+    """What came of every kind of hostile picture, eight at a time, on one worker in 512 MB."""
+    bodies, sent = [build() for build in hostile.KINDS.values()], itertools.count()
+    with dyno(image) as container:
+        load(container.url, photo.read_bytes(), 8, lambda: next(sent) >= 200)
+
+        def pids() -> str:
+            return docker("top", container.id, "-o", "pid,comm")
+
+        before, processes = container.memory()[1], pids()
+        outcome = hostile.attack(container.url, bodies, 8, photo.read_bytes())
+        time.sleep(1)
+        return Attacked(outcome, before, container.memory()[1], (processes, pids()))
+
+
+def test_hostile_pictures_cost_nobody_else_an_answer(attacked):
+    assert set(attacked.outcome.others) == {200}
+    assert set(attacked.outcome.hostile) <= {200, 400, 413, 503, 504}
+    assert np.percentile(attacked.outcome.photos, 99) <= 2
+    assert max(attacked.outcome.probes) <= 0.5
+
+
+def test_hostile_pictures_leave_nothing_behind(attacked):
+    assert attacked.after - attacked.before <= 50 * MB
+    before, after = (processes.split("\n") for processes in attacked.processes)
+    assert len(after) == len(before)
+    assert [line for line in before if "gunicorn" in line] == [
+        line for line in after if "gunicorn" in line
+    ]
 
 
 READ_ONLY = ("--read-only", "--tmpfs", "/tmp:rw,mode=1777")  # noqa: S108

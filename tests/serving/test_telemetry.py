@@ -10,7 +10,7 @@ import requests
 from helpers import get, gunicorn, metrics, post
 from starlette.middleware.exceptions import ExceptionMiddleware
 
-from simplestack.serving.errors import HANDLERS
+from simplestack.serving.handlers import HANDLERS
 from simplestack.serving.telemetry import Telemetry
 
 

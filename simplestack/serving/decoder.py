@@ -1,0 +1,90 @@
+"""A process that opens and decodes pictures, and may die of them.
+
+    python -m simplestack.serving.decoder 3
+
+forks one for each socket that arrives through file descriptor 3. It loads nothing but Pillow and
+NumPy, so that a decoder is small and starts in milliseconds.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from simplestack.serving import errors, images
+
+HEAD = struct.Struct("!?I")  # whether what follows is an error, and its length in bytes
+MB = 1_000_000
+
+
+class Limits(NamedTuple):
+    """What a decoder may use for a picture."""
+
+    seconds: float  # of CPU time
+    memory: int  # bytes, beyond what it has at rest
+    priority: int  # as for os.nice
+    max_pixels: int
+
+
+def fork_decoders(control: socket.socket) -> NoReturn:
+    """Fork a decoder for each socket that arrives; end all of them when no more can arrive."""
+    # Some hosts send signals to every process: the worker ends when it has answered, and then they.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        limits, sockets, _, _ = socket.recv_fds(control, 1000, 1)
+        if not sockets:
+            os.killpg(0, signal.SIGKILL)
+        with socket.socket(fileno=sockets[0]) as worker:
+            if os.fork() == 0:
+                control.close()
+                answer(worker, Limits(*json.loads(limits)))
+                os._exit(0)
+
+
+def answer(worker: socket.socket, limits: Limits) -> None:
+    """Decode one picture after the other until the worker has ended."""
+    os.nice(limits.priority)
+    sys.stderr = os.fdopen(os.dup(2), "w")  # for a traceback; libtiff's complaints go nowhere
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory,) * 2)
+    with worker.makefile("rwb") as stream:
+        while head := stream.read(HEAD.size):
+            data = stream.read(HEAD.unpack(head)[1])
+            signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # whose signal kills
+            failed, reply = decode(data, limits)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            stream.write(HEAD.pack(failed, len(reply)) + reply)
+            stream.flush()
+
+
+def decode(data: bytes, limits: Limits) -> tuple[bool, bytes]:
+    """Return whether a picture can't be decoded, and its pixels or the error as JSON."""
+    try:
+        check(images.memory_to_open(data) + len(data), limits)
+        image = images.identify(data, limits.max_pixels)
+        check(images.memory_to_decode(image) + len(data), limits)
+        return False, images.to_array(image).tobytes()
+    except errors.HttpError as error:
+        return True, json.dumps([type(error).__name__, str(error)]).encode()
+
+
+def check(needed: int, limits: Limits) -> None:
+    """Raise TooHeavyError if a picture needs more memory than there is."""
+    if needed > limits.memory:
+        raise errors.TooHeavyError(
+            f"The picture needs too much memory to decode, {needed // MB} MB of at most"
+            f" {limits.memory // MB} MB: use a smaller one."
+        )
+
+
+if __name__ == "__main__":
+    fork_decoders(socket.socket(fileno=int(sys.argv[1])))

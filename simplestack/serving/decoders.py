@@ -1,0 +1,163 @@
+"""Processes that open and decode pictures, and may die of them.
+
+No check beforehand finds every picture that takes too much time or memory, and a thread can't be
+stopped. So decoders are processes with limits that the kernel enforces, even within C code. Each
+has a socket of its own, and shares nothing that it could leave locked when it is killed.
+
+There are two lanes. In the fast one, a picture has a fraction of a second. What needs more goes to
+the slow one: one at a time, at low priority, with the memory that the container has left.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from simplestack.serving import decoder, errors
+from simplestack.serving.decoder import HEAD, MB, Limits
+from simplestack.serving.settings import Settings
+
+FAST_SECONDS, SLOW_SECONDS = 0.25, 8.0  # of CPU time for a picture
+FAST_MEMORY = 32 * MB  # bytes beyond those of a decoder at rest
+RESERVED = 325 * MB  # for all but the slow lane
+MOST_MEMORY = 1000 * MB
+WAITING = 16  # pictures that may wait for the slow lane
+DEAD = json.dumps(
+    (
+        errors.TooHeavyError.__name__,
+        "The picture needs too much time or memory to decode: use a smaller one.",
+    )
+).encode()
+BUSY = "Too many large pictures at once: try again in a second."
+
+
+class Decoders:
+    """Both lanes, in a process of their own from which decoders are forked."""
+
+    def __init__(self, settings: Settings, cores: int) -> None:
+        left = memory_limit() // settings.web_concurrency - RESERVED
+        memory = min(MOST_MEMORY, max(FAST_MEMORY, left))
+        pixels = settings.max_pixels
+        self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, pixels))
+        self.slow = Lane(self.start, Limits(SLOW_SECONDS, memory, 10, pixels))
+        self.count = max(1, min(3, cores))
+        self.nursery: subprocess.Popen[bytes] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the decoders."""
+        for _ in range(self.count):
+            self.fast.add()
+        self.slow.add()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End all of them, whatever they are doing."""
+        self.control.close()
+        self.fast.close()
+        self.slow.close()
+        if self.nursery:
+            self.nursery.wait()
+
+    def start(self, limits: Limits) -> socket.socket:
+        """Start a decoder; return the socket to it."""
+        if self.nursery is None or self.nursery.poll() is not None:
+            self.control, theirs = socket.socketpair()
+            with theirs:
+                self.nursery = subprocess.Popen(
+                    [sys.executable, "-m", decoder.__name__, str(theirs.fileno())],
+                    cwd=Path(__file__).parents[2],
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # or it couldn't be forked
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            socket.send_fds(self.control, [json.dumps(limits).encode()], [theirs.fileno()])
+        return ours
+
+    async def decode(self, data: bytes | bytearray) -> bytes:
+        """Return the pixels of an encoded image, 224×224×3 uint8 RGB. Raises HttpError."""
+        try:
+            return await self.fast.decode(data)
+        except (errors.TooHeavyError, errors.DamagedImageError):  # perhaps by a lack of memory
+            if self.slow.waiting >= WAITING:
+                raise errors.BusyError(BUSY) from None
+            return await self.slow.decode(data)
+
+
+class Lane:
+    """Decoders with the same limits."""
+
+    def __init__(self, start: Callable[[Limits], socket.socket], limits: Limits) -> None:
+        self.start, self.limits, self.waiting = start, limits, 0
+        self.idle: asyncio.Queue[socket.socket] = asyncio.Queue()
+
+    def add(self) -> None:
+        """Start another decoder."""
+        self.idle.put_nowait(self.start(self.limits))
+
+    def close(self) -> None:
+        """Close the sockets to the decoders that are idle."""
+        while not self.idle.empty():
+            self.idle.get_nowait().close()
+
+    async def decode(self, data: bytes | bytearray) -> bytes:
+        """Return the pixels of an encoded image. Raises HttpError."""
+        self.waiting += 1
+        try:
+            process = await self.idle.get()
+        finally:
+            self.waiting -= 1
+        # A decoder can't be told to stop: even if nobody waits, it is idle once it has answered.
+        failed, answer = await asyncio.shield(self._ask(process, data))
+        if failed:
+            kind, message = json.loads(answer)
+            raise getattr(errors, kind)(message)
+        return answer
+
+    async def _ask(self, process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:
+        try:
+            answer = await ask(process, data)
+        except (OSError, EOFError):  # it has died
+            process.close()
+            self.add()
+            return True, DEAD
+        self.idle.put_nowait(process)
+        return answer
+
+
+async def ask(process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:
+    """Send a picture to a decoder; return whether it failed, and pixels or error."""
+    loop = asyncio.get_running_loop()
+
+    async def receive(size: int) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            if not (chunk := await loop.sock_recv(process, size - len(received))):
+                raise EOFError
+            received += chunk
+        return bytes(received)
+
+    await loop.sock_sendall(process, HEAD.pack(False, len(data)))
+    await loop.sock_sendall(process, data)
+    failed, size = HEAD.unpack(await receive(HEAD.size))
+    return failed, await receive(size)
+
+
+def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many bytes this container, or else this machine, has.
+
+    Looks for the limit where control groups of version 2 and version 1 have it.
+    """
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
+        if file.exists() and (text := file.read_text().strip()) != "max":
+            limit = min(limit, int(text))
+    return limit

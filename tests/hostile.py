@@ -1,0 +1,178 @@
+"""Pictures made to take too much time or memory, of every format, by size, count and nesting."""
+
+import io
+import struct
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import requests
+from helpers import get, post
+from PIL import Image
+
+MAX_BYTES = 10 * 2**20
+SCAN = b"\xff\xda"  # the marker of a JPEG's scan
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(width: int, height: int, *, data: bytes, tags: dict[int, tuple[int, int, bytes]]) -> bytes:
+    """Build a grey TIFF from its picture data and further tags: type, count and packed values."""
+
+    def short(value: int) -> tuple[int, int, bytes]:
+        return 4, 1, struct.pack("<I", value)
+
+    entries = {
+        **{256: short(width), 257: short(height), 258: short(8), 259: short(8), 262: short(1)},
+        **{277: short(1), 273: short(8), 278: short(height), 279: short(len(data))},
+        **tags,
+    }
+    directory, after = b"", 8 + len(data) + 2 + 12 * len(entries) + 4
+    extra = b""
+    for tag, (kind, count, values) in sorted(entries.items()):
+        if len(values) > 4:
+            field = struct.pack("<I", after + len(extra))
+            extra += values
+        else:
+            field = values.ljust(4, b"\0")
+        directory += struct.pack("<HHI", tag, kind, count) + field
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    return head + struct.pack("<H", len(entries)) + directory + b"\0" * 4 + extra
+
+
+def huge_tile() -> bytes:
+    side = 20_480
+    data = zlib.compress(bytes(side * side), 9)
+    tag = {
+        **{322: (4, 1, struct.pack("<I", side)), 323: (4, 1, struct.pack("<I", side))},
+        **{324: (4, 1, struct.pack("<I", 8)), 325: (4, 1, struct.pack("<I", len(data)))},
+    }
+    return tiff(64, 64, data=data, tags=tag)
+
+
+def many_strip_offsets() -> bytes:
+    count = MAX_BYTES - 1000
+    return tiff(64, 64, data=b"", tags={273: (1, count, b"\1" * count)})
+
+
+def many_tags() -> bytes:
+    count = 60_000
+    tags = {700 + i: (2, 100, b"x" * 100) for i in range(count) if 700 + i not in (34665, 34853)}
+    return tiff(64, 64, data=zlib.compress(bytes(64 * 64)), tags=tags)[:MAX_BYTES]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, colours: int, *chunks: bytes, data: bytes = b"") -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
+    body = data or zlib.compress(bytes((width * {0: 1, 2: 3, 6: 4}[colours] + 1) * height), 9)
+    parts = (head, *chunks, chunk(b"IDAT", body), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def many_chunks(kind: bytes, data: bytes) -> bytes:
+    one = chunk(kind, data)
+    return png(8, 8, 2, one * ((MAX_BYTES - 1000) // len(one)))
+
+
+def compressed_profile() -> bytes:
+    return png(8, 8, 2, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**9), 9)))
+
+
+def jpeg_segments(marker: int, payload: bytes) -> bytes:
+    plain = encode(Image.new("RGB", (64, 64)), "JPEG")
+    segment = struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+    return plain[:2] + segment * ((MAX_BYTES - 5000) // len(segment)) + plain[2:]
+
+
+def many_scans(side: int = 2000) -> bytes:
+    plain = encode(
+        Image.effect_noise((side, side), 60).convert("RGB"), "JPEG", progressive=True, quality=5
+    )
+    start = plain.index(b"\xff\xda", plain.index(b"\xff\xda") + 2)
+    end = next(
+        i
+        for i in range(start + 2, len(plain))
+        if plain[i] == 0xFF and plain[i + 1] not in {0, *range(0xD0, 0xD8)}
+    )
+    # The second scan, without its data: each costs a pass over all blocks.
+    head = plain[start : start + 2 + struct.unpack(">H", plain[start + 2 : start + 4])[0]]
+    count = (1_000_000) // (len(head) + 1)
+    return plain[:end] + (head + b"\0") * count + plain[end:]
+
+
+def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> bytes:
+    return encode(Image.new(mode, (side, side)), kind, **options)
+
+
+TEXT = b"a\0\0" + zlib.compress(bytes(10**5))
+KINDS: dict[str, Callable[[], bytes]] = {
+    "TIFF with a tile larger than it": huge_tile,
+    "TIFF of many strip offsets": many_strip_offsets,
+    "TIFF of many tags": many_tags,
+    "large TIFF": lambda: large("TIFF", "RGBA", compression="tiff_lzw"),
+    "progressive CMYK JPEG": lambda: large("JPEG", "CMYK", progressive=True),
+    "JPEG of many Exif segments": lambda: jpeg_segments(0xE1, b"Exif\0\0x"),
+    "JPEG of many ICC segments": lambda: jpeg_segments(0xE2, b"ICC_PROFILE\0\1\xffx"),
+    "JPEG of many comments": lambda: jpeg_segments(0xFE, b""),
+    "JPEG of many resources": lambda: jpeg_segments(0xED, b"Photoshop 3.0\08BIM" + bytes(8)),
+    "JPEG of many MPF segments": lambda: jpeg_segments(0xE2, b"MPF\0II*\0"),
+    "JPEG of many scans": many_scans,
+    "large JPEG": lambda: large("JPEG", "L"),
+    "PNG of many chunks": lambda: many_chunks(b"abCd", b""),
+    "PNG of many texts": lambda: many_chunks(b"tEXt", b"a\0b"),
+    "PNG of many compressed texts": lambda: many_chunks(b"zTXt", TEXT),
+    "PNG with a large compressed profile": compressed_profile,
+    "large PNG": lambda: large("PNG", "RGBA"),
+    "wide PNG": lambda: png(50_000, 1000, 6),
+    "long PNG": lambda: png(1, 50_000_000, 0),
+    "large WebP": lambda: large("WEBP", method=0),
+    "lossless WebP": lambda: large("WEBP", "RGBA", 3500, lossless=True, method=0),
+    "large AVIF": lambda: large("AVIF", speed=10),
+    "large GIF": lambda: large("GIF", "P"),
+    "large BMP": lambda: large("BMP", "1"),
+}
+
+
+@dataclass
+class Outcome:
+    """What came of hostile pictures, and of what others asked meanwhile."""
+
+    hostile: Counter[int] = field(default_factory=Counter)  # statuses; 0 for no answer
+    others: Counter[int] = field(default_factory=Counter)  # of ordinary photos
+    photos: list[float] = field(default_factory=list)  # seconds until they were answered
+    probes: list[float] = field(default_factory=list)  # seconds until /livez answered
+
+
+def attack(url: str, bodies: list[bytes], at_once: int, photo: bytes) -> Outcome:
+    """Post hostile pictures, and an ordinary photo again and again until all are answered."""
+    outcome, done = Outcome(), threading.Event()
+
+    def status(body: bytes) -> int:
+        try:
+            return post(url, body, timeout=120).status_code
+        except requests.RequestException:
+            return 0
+
+    def ask(seconds: list[float], once: Callable[[], None]) -> None:
+        while not done.wait(0.02):
+            began = time.monotonic()
+            once()
+            seconds.append(time.monotonic() - began)
+
+    with ThreadPoolExecutor(at_once + 2) as pool:
+        pool.submit(ask, outcome.photos, lambda: outcome.others.update([status(photo)]))
+        pool.submit(ask, outcome.probes, lambda: get(f"{url}/livez").raise_for_status())
+        outcome.hostile.update(pool.map(status, bodies))
+        done.set()
+    return outcome
