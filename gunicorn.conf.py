@@ -2,13 +2,17 @@
 
 import gc
 import os
+import shutil
 import tempfile
 from typing import Any
 
-# Only /tmp is writable there: BentoML makes folders in its home, and every worker keeps its
-# counters for /metrics in a file.
+# Only /tmp is writable there, and BentoML makes folders in its home. Several workers keep their
+# counters for /metrics in files, which a full disk would cost them their lives.
 scratch = tempfile.mkdtemp(prefix="bentoml-")
-os.environ["BENTOML_HOME"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
+os.environ["BENTOML_HOME"] = scratch
+several = int(os.environ.get("WEB_CONCURRENCY", "1")) > 1
+if several:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
 
 wsgi_app = "simplestack.serving.app:app()"
 worker_class = "asgi"
@@ -45,6 +49,12 @@ def pre_fork(_: Any, __: Any) -> None:
 
 def child_exit(_: Any, worker: Any) -> None:
     """Forget the gauges of a worker that has ended."""
-    from prometheus_client import multiprocess  # noqa: PLC0415  # not before its folder is named
+    if several:
+        from prometheus_client import multiprocess  # noqa: PLC0415  # not before its folder is named
 
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(_: Any) -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(scratch, ignore_errors=True)

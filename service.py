@@ -22,7 +22,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving import images, settings, site
 from simplestack.serving.handlers import HANDLERS
-from simplestack.serving.inference import OnnxModel, cores, softmax
+from simplestack.serving.inference import OnnxModel, cores, softmax, verify
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
@@ -64,7 +64,9 @@ class AntOrBeeClassifier:
 
     def __init__(self) -> None:
         self.classes: list[str] = about()["classes"]
-        self.model = OnnxModel(self.stored.path_of("model.onnx"))
+        file = self.stored.path_of("model.onnx")
+        verify(file, about(), self.stored.info.labels["sha256"])
+        self.model = OnnxModel(file)
         # The first run allocates memory: not while a client waits.
         self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
 

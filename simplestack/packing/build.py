@@ -10,6 +10,7 @@ import bentoml
 
 from simplestack.packing import dockerfile
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import checksum
 
 NAME = "ant_or_bee_classifier"  # as in service.py, which spells both names out
 MODEL = "ant_or_bee_resnet18"
@@ -21,7 +22,8 @@ REQUIREMENTS = "requirements-serve.txt"
 def build_bento(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
     """Save the model in BentoML's store and build a Bento around it: both or neither."""
     classes = " and ".join(metadata["classes"])
-    with bentoml.models.create(MODEL, labels=labels, metadata=metadata) as stored:
+    checked = {"sha256": checksum(file, metadata)}
+    with bentoml.models.create(MODEL, labels=labels | checked, metadata=metadata) as stored:
         shutil.copy(file, stored.path_of("model.onnx"))
     bento = None
     try:

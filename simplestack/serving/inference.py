@@ -1,9 +1,11 @@
 """Run the packed model with ONNX Runtime: photos in, logits and class activation maps out."""
 
+import hashlib
+import json
 import os
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 # Before ONNX Runtime is imported: its makers are told of every start unless it is told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -12,9 +14,22 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from simplestack.serving.errors import StackError
 from simplestack.serving.images import Photo
 
 Floats = NDArray[np.float32]
+
+
+def checksum(file: Path | str, metadata: dict[str, Any]) -> str:
+    """Return the SHA-256 of a model and of what is said about it."""
+    said = json.dumps(metadata, sort_keys=True).encode()
+    return hashlib.sha256(Path(file).read_bytes() + said).hexdigest()
+
+
+def verify(file: Path | str, metadata: dict[str, Any], sha256: str) -> None:
+    """Raise StackError if a model, or what is said about it, isn't as it was packed."""
+    if checksum(file, metadata) != sha256:
+        raise StackError("the packed model is damaged: pack it again")
 
 
 class OnnxModel:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import (
@@ -56,6 +57,10 @@ class Telemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and note what came of it."""
+        if scope["type"] == "lifespan":
+            for path in (*self.paths, "other"):  # opens the files of several workers, if need be
+                REQUESTS.labels(path, 200)
+                REQUEST_SECONDS.labels(path)
         if scope["type"] != "http" or scope["path"] in self.probes:
             return await self.app(scope, receive, send)
         started = time.perf_counter()
@@ -109,9 +114,12 @@ def _ms(seconds: float) -> float:
 
 
 def metrics(_: Request) -> Response:
-    """Return the numbers of all workers, in Prometheus' text format."""
+    """Return the numbers of all workers, in Prometheus' text format.
+
+    If somebody has removed the folder in which several workers keep them, only this one's.
+    """
     registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).is_dir():
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,13 +1,14 @@
 """The patched Dockerfile, and what the container starts: all but the container itself."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers import PROJECT, container_command, gunicorn, run
+from helpers import PROJECT, container_command, get, gunicorn, post, run
 
-from simplestack.packing import dockerfile
+from simplestack.packing import dockerfile, local_server
 from simplestack.serving.errors import StackError
 
 REVIEWED = PROJECT / "Dockerfile.heroku"
@@ -66,6 +67,27 @@ def test_a_bad_setting_stops_it_at_once_with_one_line(bento):
     assert result.returncode == 1
     assert result.stderr.startswith("error: MAX_BYTES=")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_damaged_model_is_not_served(bento, tmp_path):
+    copy = shutil.copytree(bento, tmp_path / "bento")
+    model = next(copy.glob("models/*/*/model.onnx"))
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    environment = {"BENTO_PATH": str(copy), "PORT": str(local_server.free_port())}
+    result = run("/bin/sh", "-c", container_command(bento), cwd=copy, **environment)
+    assert result.returncode != 0
+    assert "the packed model is damaged: pack it again" in result.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_nothing_is_left_in_tmp_and_nothing_there_is_needed(bento, photo, tmp_path, workers):
+    with gunicorn(bento, TMPDIR=str(tmp_path), WEB_CONCURRENCY=workers) as (url, _):
+        assert post(url, photo.read_bytes()).ok
+        for path in tmp_path.iterdir():  # as hosts sweep it
+            shutil.rmtree(path)
+        assert [post(url, photo.read_bytes()).status_code for _ in range(4)] == [200] * 4
+        assert get(f"{url}/metrics").ok
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import hostile
 import numpy as np
 import pytest
-from helpers import container_command, error_line, load, run, wait_until_ready
+import requests
+from helpers import container_command, error_line, get, load, post, run, wait_until_ready
 from rehearsal.containers import (
     BASE,
     MB,
@@ -192,6 +193,18 @@ def test_sigterm_under_load_leaves_no_request_that_has_begun_unanswered(stopped,
     statuses = Counter(str(record["status"]) for record in records if "status" in record)
     assert statuses == {"200": result.outcomes["200"]}, result.outcomes
     assert set(result.outcomes) <= {"200", *NOT_BEGUN}, result.outcomes
+
+
+def test_a_full_disk_costs_nobody_an_answer(image, photo):
+    port = local_server.free_port()
+    small = ("--read-only", "--tmpfs", "/tmp:size=2m")  # noqa: S108
+    with running(*small, "--publish", f"{port}:5000", image, port=port) as container:
+        docker("exec", container.id, "sh", "-c", "dd if=/dev/zero of=/tmp/full bs=64k || true")
+        body = photo.read_bytes()
+        form = requests.Request("POST", "http://x", files={"image": body + bytes(2**21)}).prepare()
+        for data, headers in ((body, {}), (form.body, form.headers)):
+            assert post(container.url, data, headers=headers).status_code == 200
+        assert get(f"{container.url}/metrics").ok
 
 
 class Attacked(NamedTuple):

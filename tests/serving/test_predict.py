@@ -182,7 +182,7 @@ def test_a_token_is_asked_for_if_one_is_set(bento, photo):
             right = {"Authorization": f"{scheme} sésame".encode()}
             assert post(url, photo.read_bytes(), headers=right).status_code == 200
         past = send("POST", f"{url}/predict%0A", data=photo.read_bytes())
-        assert past.status_code == 401
+        assert past.status_code == 404
 
 
 def test_late_and_superfluous_requests_get_504_and_503(bento):
