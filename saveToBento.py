@@ -8,6 +8,7 @@ step changes its answers, and builds a Bento around it.
 """
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -23,7 +24,7 @@ import bentoml
 import numpy as np
 
 from simplestack.packing import build, local_server, onnx_export
-from simplestack.serving.errors import StackError
+from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
 from simplestack.training import checkpoint, data, model
@@ -31,6 +32,7 @@ from simplestack.training.checkpoint import Checkpoint
 
 CALIBRATION_PHOTOS = 100
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}  # of a disk
 MAX_CHANGED_ANSWERS = 1  # by int8, on the validation photos
 
 
@@ -116,7 +118,7 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
     with local_server.serve(saved_path) as url:
         answer = local_server.predict(url, photo)
-    name = os.fsencode(photo).decode(errors="backslashreplace")  # it may not be UTF-8
+    name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8
     print(
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
         f" {metadata['accuracy_packed']:.4f} packed ({metadata['precision']}); the same answer to"
@@ -135,6 +137,10 @@ if __name__ == "__main__":
         main()
     except StackError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.exit(f"error: nothing was packed ({error}): make room there, and run it again")
     except KeyboardInterrupt:
         print("\nStopped: run it again to pack.", file=sys.stderr)
         sys.exit(130)

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from simplestack.serving.errors import StackError
+from simplestack.serving.errors import StackError, printable
 from simplestack.training import data, report
 from simplestack.training.arguments import parse_arguments, recorded
 from simplestack.training.checkpoint import SUFFIX, Checkpoint, check_output, load, save, versions
@@ -111,7 +111,7 @@ def prepare(args: argparse.Namespace, engine: Engine, path: Path) -> Run:
             print(f"note: {checkpoint.notice}", file=sys.stderr)
         print(
             f"{len(train)} training photos, {len(val)} validation photos;"
-            f" {', '.join(checkpoint.classes)}; on {engine}"
+            f" {printable(', '.join(checkpoint.classes))}; on {engine}"
         )
     return Run(args, recipe, engine, train, val, model, optimizer, checkpoint, path)
 

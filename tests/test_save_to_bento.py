@@ -1,15 +1,21 @@
 """saveToBento.py: from a checkpoint to a Bento, and one clear line if that fails."""
 
+import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import pytest
 import torch
-from helpers import ODD_NAME, error_line, odd_names, python
+from helpers import ODD_NAME, PROJECT, error_line, odd_names, python
 
 import saveToBento
+from simplestack.packing import build
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint
 
@@ -72,6 +78,63 @@ def test_a_checkpoint_of_photos_prepared_differently_is_rejected(trained, tmp_pa
     checkpoint.save(tmp_path / "other.ckpt", state)
     with pytest.raises(StackError, match="train again"):
         saveToBento.main([str(tmp_path / "other.ckpt")])
+
+
+CRAFTED: dict[str, dict[str, Any]] = {
+    "no weights": {"best": {}},
+    "other keys": {"best": {"fc": torch.zeros(2)}},
+    "weights of another type": {"last": [1, 2]},
+    "one class": {"classes": ["ants"]},
+    "numbers for classes": {"classes": [1, 2]},
+    "no photos": {"photos": {"train": [], "val": []}},
+    "photos of other classes": {"photos": {"train": ["train/a/1.jpg"], "val": ["val/b/1.jpg"]}},
+    "no data folder": {"arguments": {}},
+    "a number for a text": {"notice": 1},
+    "no history": {"history": []},
+    "history without accuracy": {"history": [{"epoch": 1}]},
+}
+
+
+@pytest.mark.parametrize("changed", CRAFTED.values(), ids=CRAFTED)
+def test_a_crafted_checkpoint_is_one_clear_line(trained, tmp_path, changed):
+    path = tmp_path / "bad.ckpt"
+    torch.save({**torch.load(trained, weights_only=True), **changed}, path)
+    with pytest.raises(StackError, match=r"bad\.ckpt is damaged"):
+        saveToBento.main([str(path)])
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, lambda x: x[:1], lambda x: x * torch.nan])
+def test_crafted_weights_are_one_clear_line(trained, tmp_path, change):
+    state = torch.load(trained, weights_only=True)
+    state["best"]["resnet.fc.weight"] = change(state["best"]["resnet.fc.weight"])
+    torch.save(state, tmp_path / "bad.ckpt")
+    with pytest.raises(StackError, match=r"bad\.ckpt is damaged"):
+        saveToBento.main([str(tmp_path / "bad.ckpt")])
+
+
+def test_a_bento_that_was_cut_off_is_packed_anew(bento, trained, tmp_path):
+    labels = {"checkpoint": build.hash_files(trained), "code": build.hash_code()}
+    assert build.find_packed(labels)
+    last = (bento / "Dockerfile").rename(tmp_path / "Dockerfile")  # what is written last
+    assert build.find_packed(labels) is None
+    last.rename(bento / "Dockerfile")
+
+
+def test_a_full_disk_is_one_clear_line(trained, tmp_path):
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
+
+    result = subprocess.run(
+        [sys.executable, "saveToBento.py", trained],
+        cwd=PROJECT,
+        env={**os.environ, "BENTOML_HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        preexec_fn=small_disk,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "nothing was packed" in error_line(result)
+    assert not list(tmp_path.glob("b*/*/*/*"))
 
 
 @pytest.mark.parametrize("damage", ["foreign", "cut", "text", "empty"])

@@ -4,8 +4,16 @@ from http import HTTPStatus
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """Escape what would not be shown, or would control a terminal: names of files may hold it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class StackError(Exception):
     """A mistake that a user can make. Its message is one line: what is wrong, and what to do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class HttpError(StackError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 import torchvision
 from torch import Tensor
@@ -26,6 +27,7 @@ PREPROCESSING = {
 }
 
 
+@pydantic.with_config(arbitrary_types_allowed=True, revalidate_instances="always")
 @dataclass
 class Checkpoint:
     """A training run after some epoch: all that is needed to resume or to serve it.
@@ -61,6 +63,12 @@ class Checkpoint:
     def best_accuracy(self) -> float:
         """The best validation accuracy, 0 to 1."""
         return max(row["val_accuracy"] for row in self.history)
+
+
+ARGUMENTS = {
+    **{"data_dir": str, "epochs": int, "recipe": str, "batch_size": int},
+    **{"lr": float, "seed": int, "from_scratch": bool},
+}
 
 
 def versions() -> dict[str, str]:
@@ -133,7 +141,40 @@ def load(path: Path) -> Checkpoint:
             f"{path} was trained with other preprocessing ({state['preprocessing']}) than today's"
             f" ({PREPROCESSING}): train again with `python train.py`"
         )
-    return Checkpoint(**state)
+    checkpoint = Checkpoint(**state)
+    if not is_whole(checkpoint):
+        raise StackError(
+            f"{path} is damaged: use another checkpoint, or train again with `python train.py`"
+        )
+    return checkpoint
+
+
+def is_whole(checkpoint: Checkpoint) -> bool:
+    """Return whether values have the types, and weights the shapes, that training gives them."""
+    try:
+        pydantic.TypeAdapter(Checkpoint).validate_python(checkpoint, strict=True)
+    except pydantic.ValidationError:
+        return False
+    photos = checkpoint.photos
+    labels = {Path(name).parent.name for names in photos.values() for name in names}
+    with torch.device("meta"):
+        expected = model.Classifier(len(checkpoint.classes)).state_dict()
+    return (
+        {name: type(value) for name, value in checkpoint.arguments.items()} == ARGUMENTS
+        and all(photos.get(split) for split in ("train", "val"))
+        and labels <= set(checkpoint.classes)
+        and bool(checkpoint.history)
+        and all({"epoch", "val_accuracy"} <= row.keys() for row in checkpoint.history)
+        and all(_fits(weights, expected) for weights in (checkpoint.last, checkpoint.best))
+        and all(bool(value.isfinite().all()) for value in checkpoint.best.values())
+    )
+
+
+def _fits(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return weights.keys() == expected.keys() and all(
+        value.shape == expected[name].shape and value.dtype == expected[name].dtype
+        for name, value in weights.items()
+    )
 
 
 def newest(folder: Path) -> Path:

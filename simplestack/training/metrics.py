@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from simplestack.serving.errors import printable
+
 Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a normal distribution
 BINS = 10  # of confidence, for the calibration error
 
@@ -63,7 +65,8 @@ def compute_metrics(probabilities: Tensor, labels: list[int], classes: list[str]
 def format_metrics(metrics: dict[str, Any]) -> str:
     """Return the metrics as a few lines of text."""
     low, high = metrics["accuracy_95"]
-    width = max(len(name) for name in metrics["classes"])
+    rows = {printable(name): row for name, row in metrics["classes"].items()}
+    width = max(map(len, rows))
     lines = [
         f"accuracy {metrics['accuracy']:.4f} on {metrics['photos']} validation photos"
         f" (95 % confidence interval {low:.3f} to {high:.3f})",
@@ -72,6 +75,6 @@ def format_metrics(metrics: dict[str, Any]) -> str:
     lines += [
         f"{name:{width}}  precision {row['precision']:.3f}  recall {row['recall']:.3f}"
         f"  ({row['photos']} photos)"
-        for name, row in metrics["classes"].items()
+        for name, row in rows.items()
     ]
     return "\n".join(lines)

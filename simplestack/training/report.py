@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simplestack.serving.errors import StackError
+from simplestack.serving.errors import StackError, printable
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.data import Photos
 from simplestack.training.engine import Engine
@@ -22,10 +22,14 @@ from simplestack.training.files import write_atomically
 from simplestack.training.model import Classifier
 
 WORST = 12  # photos shown
+MATRIX = 30  # classes of which the whole confusion matrix is shown; of more, its largest numbers
 WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
 HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    finalize=lambda value: printable(value) if type(value) is str else value,
 )
 TEMPLATES.filters["percent"] = "{:.1%}".format
 
@@ -71,6 +75,8 @@ def write_report(path: Path, checkpoint: Checkpoint, engine: Engine, val: Photos
         name=path.name,
         checkpoint=checkpoint,
         metrics=metrics,
+        confusions=confusions(metrics),
+        matrix=MATRIX,
         charts=[chart(checkpoint.history, "accuracy"), chart(checkpoint.history, "loss")],
         figures=worst_photos(model, checkpoint.classes, val, probabilities),
         width=WIDTH,
@@ -107,6 +113,15 @@ def chart(history: list[dict[str, float]], name: str) -> dict[str, Any]:
         for split, v in values.items()
     }
     return {"name": name, "curves": curves, "epochs": (first, last), "range": (low, high)}
+
+
+def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Return the most frequent confusions: true class, predicted class, how many photos."""
+    classes, counts = list(metrics["classes"]), np.array(metrics["confusion"])
+    np.fill_diagonal(counts, 0)
+    largest = counts.argsort(axis=None, kind="stable")[::-1][:MATRIX]
+    places = np.stack(np.unravel_index(largest, counts.shape), 1).tolist()
+    return [(classes[i], classes[j], int(counts[i, j])) for i, j in places if counts[i, j]]
 
 
 def worst_photos(

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import ODD_NAME, odd_names, split_folder, train_in_process
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, report
+from simplestack.training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,36 @@ def test_tensorboard_that_is_not_installed_is_one_clear_line(
 
 def test_best_accuracy_is_kept_in_the_checkpoint(tuned: Path) -> None:
     assert checkpoint.load(tuned).best_accuracy == 1
+
+
+def test_a_name_cannot_control_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = split_folder(tmp_path / "photos")
+    for split in ("train", "val"):
+        (photos / split / "ants").rename(photos / split / "ants\x1b[31m")
+    train_in_process(tmp_path / "a.ckpt", "--data-dir", photos, "--freeze")
+    train.main(["-c", str(tmp_path / "a.ckpt"), "--evaluate"])
+    printed = capsys.readouterr()
+    page = (tmp_path / "a" / "report.html").read_text()
+    for text in (printed.out + printed.err, page):
+        assert "\x1b[31m" not in text
+        assert r"ants\x1b[31m" in text
+
+
+def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions() -> None:
+    classes = [f"class {i}" for i in range(1000)]
+    confusion = np.diag(np.full(1000, 5))
+    confusion[3, 7] = 4
+    row = {"photos": 5, "precision": 1.0, "recall": 1.0}
+    metrics = {"classes": dict.fromkeys(classes, row), "confusion": confusion.tolist()}
+    assert report.confusions(metrics) == [("class 3", "class 7", 4)]
+    metrics |= {"accuracy": 1.0, "accuracy_95": (0.9, 1.0), "photos": 5000}
+    page = report.TEMPLATES.get_template("report.html.j2").render(
+        metrics={**metrics, "calibration_error": 0.0},
+        checkpoint=Checkpoint(classes, {}, {}, "", {}, history=[{"epoch": 1, "val_accuracy": 1}]),
+        confusions=report.confusions(metrics),
+        matrix=report.MATRIX,
+    )
+    assert len(page) < 2_000_000
+    assert "<tr><th>class 3<th>class 7<td>4" in page
