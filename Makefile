@@ -13,7 +13,7 @@ run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, 
 	@sh run.sh
 
 test: lint ## install what is missing, then check style, types and behaviour
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is packed (needs strace)
 	PYTHONPATH=. $(BIN)/python tests/fuzz.py

@@ -17,9 +17,6 @@ from simplestack.training import sample
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the other process has the other core
-    os.environ["OMP_NUM_THREADS"] = "1"
-
 
 @pytest.fixture(scope="session", autouse=True)
 def bentoml_home(tmp_path_factory) -> Iterator[Path]:

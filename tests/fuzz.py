@@ -4,7 +4,8 @@
     PYTHONPATH=. python tests/fuzz.py --requests 500 --seed 7
 
 Every answer must be a prediction or a clear 4xx. The worker must live on, its memory must not grow,
-and the server must not open a single connection: strace, which sees each attempt, keeps watch.
+and the server must not open a single connection: strace, which sees each attempt, keeps watch. Then
+each kind of hostile picture is posted, alone and eight at once, while others get their answers.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bentoml
+import hostile
 import psutil
 import requests
 from helpers import gunicorn, send
@@ -31,6 +33,7 @@ from simplestack.packing import build
 from simplestack.training import sample
 
 CLIENTS = 8
+SLOWEST = 2  # seconds until an ordinary photo is answered, or /livez
 ANSWERS = {200, 400, 413, 415}
 MAX_GROWTH = 16 * 2**20  # bytes of a worker that may differ by what malloc keeps at the moment
 SETTINGS = {"MAX_BYTES": "200000", "MAX_PIXELS": "1000000"}  # within reach of a mutated header
@@ -172,6 +175,21 @@ def fuzz(saved_path: Path, count: int, seed: int) -> Outcome:
     return outcome
 
 
+def attack(saved_path: Path) -> list[str]:
+    """Post each kind of hostile picture to a Bento; return what went wrong for others."""
+    wrong = []
+    photo = encoded()[0]
+    with gunicorn(saved_path) as (url, _):
+        for kind, build in tqdm(hostile.KINDS.items(), disable=None):
+            body = build()
+            for at_once in (1, CLIENTS):
+                outcome = hostile.attack(url, [body] * at_once, at_once, photo)
+                slowest = max(outcome.photos), max(outcome.probes)
+                if set(outcome.others) != {200} or 0 in outcome.hostile or max(slowest) > SLOWEST:
+                    wrong.append(f"{at_once} × {kind}: {outcome.others}, {slowest} s")
+    return wrong
+
+
 def main() -> None:
     """Fuzz what was packed last; say what came of it."""
     parser = argparse.ArgumentParser(description="Fuzz what was packed last.")
@@ -189,7 +207,9 @@ def main() -> None:
     print(f"answers: {answers}\nwrong: {len(outcome.wrong)}", *outcome.wrong[:10], sep="\n  ")
     print(f"growth of the worker after the first quarter: {outcome.growth // 1024} KiB")
     print(f"connections that the server opened: {len(outcome.connections)}")
-    sys.exit(not outcome.passed)
+    wrong = attack(saved_path)
+    print(f"kinds of hostile pictures that cost others an answer: {len(wrong)}", *wrong, sep="\n  ")
+    sys.exit(bool(wrong) or not outcome.passed)
 
 
 if __name__ == "__main__":
