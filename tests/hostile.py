@@ -35,8 +35,8 @@ def tiff(width: int, height: int, *, data: bytes, tags: dict[int, tuple[int, int
         **{277: short(1), 273: short(8), 278: short(height), 279: short(len(data))},
         **tags,
     }
-    directory, after = b"", 8 + len(data) + 2 + 12 * len(entries) + 4
-    extra = b""
+    directory, extra = bytearray(), bytearray()
+    after = 8 + len(data) + 2 + 12 * len(entries) + 4
     for tag, (kind, count, values) in sorted(entries.items()):
         if len(values) > 4:
             field = struct.pack("<I", after + len(extra))
@@ -86,7 +86,7 @@ def many_chunks(kind: bytes, data: bytes) -> bytes:
 
 
 def compressed_profile() -> bytes:
-    return png(8, 8, 2, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**9), 9)))
+    return png(8, 8, 2, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8), 9)))
 
 
 def jpeg_segments(marker: int, payload: bytes) -> bytes:

@@ -181,6 +181,8 @@ def test_a_token_is_asked_for_if_one_is_set(bento, photo):
         for scheme in ("Bearer", "bearer"):
             right = {"Authorization": f"{scheme} sésame".encode()}
             assert post(url, photo.read_bytes(), headers=right).status_code == 200
+        for headers in ({}, {"Expect": "100-continue"}):  # the client is still sending
+            assert post(url, bytes(10 * 2**20), headers=headers).status_code == 401
         past = send("POST", f"{url}/predict%0A", data=photo.read_bytes())
         assert past.status_code == 404
 
