@@ -140,7 +140,7 @@ if __name__ == "__main__":
     except OSError as error:
         if error.errno not in FULL:
             raise
-        sys.exit(f"error: nothing was packed ({error}): make room there, and run it again")
+        sys.exit(f"error: can't pack ({error}): make room there, or choose another BENTOML_HOME")
     except KeyboardInterrupt:
         print("\nStopped: run it again to pack.", file=sys.stderr)
         sys.exit(130)

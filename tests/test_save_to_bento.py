@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_clear_line(trained, tmp_path):
         text=True,
         check=False,
     )
-    assert "nothing was packed" in error_line(result)
+    assert "can't pack" in error_line(result)
     assert not list(tmp_path.glob("b*/*/*/*"))
 
 

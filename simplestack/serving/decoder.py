@@ -13,13 +13,15 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from simplestack.serving import errors, images
 
-HEAD = struct.Struct("!?I")  # whether what follows is an error, and its length in bytes
+HEAD = struct.Struct("!?Q")  # whether what follows is an error, and its length in bytes
 MB = 1_000_000
+LONGEST = 60  # seconds for a picture, even if it takes no CPU time
 
 
 class Limits(NamedTuple):
@@ -41,7 +43,11 @@ def fork_decoders(control: socket.socket) -> NoReturn:
         if not sockets:
             os.killpg(0, signal.SIGKILL)
         with socket.socket(fileno=sockets[0]) as worker:
-            if os.fork() == 0:
+            try:
+                forked = os.fork()
+            except OSError:  # too many processes: the worker sees that its socket is closed
+                continue
+            if forked == 0:
                 control.close()
                 answer(worker, Limits(*json.loads(limits)))
                 os._exit(0)
@@ -53,15 +59,18 @@ def answer(worker: socket.socket, limits: Limits) -> None:
     sys.stderr = os.fdopen(os.dup(2), "w")  # for a traceback; libtiff's complaints go nowhere
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if sys.platform == "linux":
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        with suppress(OSError):  # some hosts close /proc; the limit below holds there too
+            Path("/proc/self/oom_score_adj").write_text("1000")
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory,) * 2)
     with worker.makefile("rwb") as stream:
         while head := stream.read(HEAD.size):
             data = stream.read(HEAD.unpack(head)[1])
             signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # whose signal kills
+            signal.setitimer(signal.ITIMER_REAL, LONGEST)
             failed, reply = decode(data, limits)
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             stream.write(HEAD.pack(failed, len(reply)) + reply)
             stream.flush()
 

@@ -10,6 +10,7 @@ the slow one: one at a time, at low priority, with the memory that the container
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -22,11 +23,11 @@ from simplestack.serving import decoder, errors
 from simplestack.serving.decoder import HEAD, MB, Limits
 from simplestack.serving.settings import Settings
 
-FAST_SECONDS, SLOW_SECONDS = 0.25, 8.0  # of CPU time for a picture
+FAST_SECONDS, SLOW_SECONDS = 0.25, 4.0  # of CPU time for a picture
 FAST_MEMORY = 32 * MB  # bytes beyond those of a decoder at rest
 RESERVED = 325 * MB  # for all but the slow lane
 MOST_MEMORY = 1000 * MB
-WAITING = 16  # pictures that may wait for the slow lane
+WAITING = 8  # pictures that may wait for the slow lane
 DEAD = json.dumps(
     (
         errors.TooHeavyError.__name__,
@@ -96,15 +97,22 @@ class Lane:
     """Decoders with the same limits."""
 
     def __init__(self, start: Callable[[Limits], socket.socket], limits: Limits) -> None:
-        self.start, self.limits, self.waiting = start, limits, 0
+        self.start, self.limits, self.waiting, self.closed = start, limits, 0, False
         self.idle: asyncio.Queue[socket.socket] = asyncio.Queue()
 
     def add(self) -> None:
-        """Start another decoder."""
-        self.idle.put_nowait(self.start(self.limits))
+        """Start another decoder, now or as soon as there are descriptors and processes for it."""
+        if self.closed:
+            return
+        try:
+            self.idle.put_nowait(self.start(self.limits))
+        except OSError as error:
+            logging.getLogger(__name__).warning("can't start a decoder: %s", error)
+            asyncio.get_running_loop().call_later(1, self.add)
 
     def close(self) -> None:
-        """Close the sockets to the decoders that are idle."""
+        """Close the sockets to the decoders that are idle, and start no others."""
+        self.closed = True
         while not self.idle.empty():
             self.idle.get_nowait().close()
 
@@ -112,7 +120,10 @@ class Lane:
         """Return the pixels of an encoded image. Raises HttpError."""
         self.waiting += 1
         try:
-            process = await self.idle.get()
+            while has_ended(process := await self.idle.get()):
+                process.close()
+                self.add()
+                await asyncio.sleep(0)
         finally:
             self.waiting -= 1
         # A decoder can't be told to stop: even if nobody waits, it is idle once it has answered.
@@ -125,12 +136,22 @@ class Lane:
     async def _ask(self, process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:
         try:
             answer = await ask(process, data)
-        except (OSError, EOFError):  # it has died
+        except (OSError, EOFError, MemoryError):  # it has died, or can't be asked
             process.close()
             self.add()
             return True, DEAD
         self.idle.put_nowait(process)
         return answer
+
+
+def has_ended(process: socket.socket) -> bool:
+    """Return whether an idle decoder has ended."""
+    try:
+        return not process.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def ask(process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:

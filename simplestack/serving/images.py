@@ -27,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a phone's MPO
 # Pillow loads some formats only when it meets them, and then all it knows, forty more. Not here.
 Image.preinit()
 LOADED = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # not one for each of the host's cores: they take memory
 
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None

@@ -187,6 +187,24 @@ def test_a_token_is_asked_for_if_one_is_set(bento, photo):
         assert past.status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [
+        ("; charset=punycode", b"A" * 2**20 + b"\r\n--x--\r\n"),
+        ("; charset=undefined", b"A\r\n--x--\r\n"),
+        ("", b"1\r\n--x" + b" " * 9 * 2**20),
+        ("", b"1" + b"\r\n--xZ" * 2**20),
+    ],
+)
+def test_a_form_that_is_slow_to_read_keeps_nobody_waiting(gunicorn_url, photo, options, body):
+    head = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
+    headers = {"Content-Type": f"multipart/form-data; boundary=x{options}"}
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(post, gunicorn_url, head + body, headers=headers)
+        assert post(gunicorn_url, photo.read_bytes(), timeout=5).status_code == 200
+        assert slow.result().status_code == 400
+
+
 def test_late_and_superfluous_requests_get_504_and_503(bento):
     slow = png(7000, 7000, mode="RGB")  # few bytes, but many pixels to decode, one after the other
     with gunicorn(bento, TIMEOUT="1", MAX_REQUESTS="8") as (url, _), ThreadPoolExecutor(16) as pool:
