@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from typing import Any
 
-# Only /tmp is writable there, and BentoML makes folders in its home. Several workers keep their
-# counters for /metrics in files, which a full disk would cost them their lives.
+# Only /tmp is writable there, and BentoML makes folders in its home. Several workers need files for
+# their counters, too; a single one does without, as a full disk kills who writes to such a file.
 scratch = tempfile.mkdtemp(prefix="bentoml-")
 os.environ["BENTOML_HOME"] = scratch
 several = int(os.environ.get("WEB_CONCURRENCY", "1")) > 1

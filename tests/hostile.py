@@ -15,7 +15,7 @@ from helpers import get, post
 from PIL import Image
 
 MAX_BYTES = 10 * 2**20
-SCAN = b"\xff\xda"  # the marker of a JPEG's scan
+SCAN, TABLE = b"\xff\xda", b"\xff\xc4"  # the markers of a JPEG's scan and of its Huffman table
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -66,16 +66,16 @@ def many_strip_offsets() -> bytes:
 def many_tags() -> bytes:
     count = 60_000
     tags = {700 + i: (2, 100, b"x" * 100) for i in range(count) if 700 + i not in (34665, 34853)}
-    return tiff(64, 64, data=zlib.compress(bytes(64 * 64)), tags=tags)[:MAX_BYTES]
+    return tiff(64, 64, data=zlib.compress(bytes(64 * 64)), tags=tags)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, colours: int, *chunks: bytes, data: bytes = b"") -> bytes:
+def png(width: int, height: int, colours: int, *chunks: bytes) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
-    body = data or zlib.compress(bytes((width * {0: 1, 2: 3, 6: 4}[colours] + 1) * height), 9)
+    body = zlib.compress(bytes((width * {0: 1, 2: 3, 6: 4}[colours] + 1) * height), 9)
     parts = (head, *chunks, chunk(b"IDAT", body), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -96,19 +96,13 @@ def jpeg_segments(marker: int, payload: bytes) -> bytes:
 
 
 def many_scans(side: int = 2000) -> bytes:
-    plain = encode(
-        Image.effect_noise((side, side), 60).convert("RGB"), "JPEG", progressive=True, quality=5
-    )
-    start = plain.index(b"\xff\xda", plain.index(b"\xff\xda") + 2)
-    end = next(
-        i
-        for i in range(start + 2, len(plain))
-        if plain[i] == 0xFF and plain[i + 1] not in {0, *range(0xD0, 0xD8)}
-    )
-    # The second scan, without its data: each costs a pass over all blocks.
-    head = plain[start : start + 2 + struct.unpack(">H", plain[start + 2 : start + 4])[0]]
-    count = (1_000_000) // (len(head) + 1)
-    return plain[:end] + (head + b"\0") * count + plain[end:]
+    noise = Image.effect_noise((side, side), 60).convert("RGB")
+    plain = encode(noise, "JPEG", progressive=True, quality=5)
+    start = plain.index(SCAN, plain.index(SCAN) + 2)
+    end = plain.index(TABLE, start)  # each scan begins with its table
+    # The second scan again and again, without its data: each takes a pass over all blocks.
+    head = plain[start : start + 2 + int.from_bytes(plain[start + 2 : start + 4], "big")]
+    return plain[:end] + (head + b"\0") * (10**6 // (len(head) + 1)) + plain[end:]
 
 
 def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> bytes:
