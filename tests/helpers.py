@@ -1,6 +1,7 @@
 """What the tests share: commands as people run them, servers, clients, photos, short trainings."""
 
 import http.client
+import io
 import os
 import shutil
 import subprocess
@@ -215,6 +216,16 @@ def in_threads(function: Callable[[], None], count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+# Pictures
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return a picture as a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 # Trainings

@@ -1,6 +1,5 @@
 """Pictures made to take too much time or memory, of every format, by size, count and nesting."""
 
-import io
 import struct
 import threading
 import time
@@ -11,17 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import requests
-from helpers import get, post
+from helpers import encode, get, post
 from PIL import Image
 
 MAX_BYTES = 10 * 2**20
 SCAN, TABLE = b"\xff\xda", b"\xff\xc4"  # the markers of a JPEG's scan and of its Huffman table
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def tiff(width: int, height: int, *, data: bytes, tags: dict[int, tuple[int, int, bytes]]) -> bytes:

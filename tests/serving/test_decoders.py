@@ -13,7 +13,7 @@ from contextlib import suppress
 import hostile
 import psutil
 import pytest
-from helpers import gunicorn, post
+from helpers import encode, gunicorn, post
 from PIL import Image
 
 from simplestack.serving import decoder, decoders, images, settings
@@ -48,7 +48,7 @@ def answers(*asked: tuple[decoder.Limits, bytes]) -> list[tuple[bool, bytes]]:
 def test_the_memory_that_is_estimated_is_enough(size):
     asked = []
     for kind, mode, options in KINDS:
-        data = hostile.encode(Image.new(mode, size), kind, **options)
+        data = encode(Image.new(mode, size), kind, **options)
         image = Image.open(io.BytesIO(data))
         needed = max(images.memory_to_open(data), images.memory_to_decode(image)) + len(data)
         asked.append((decoder.Limits(10, needed, 0, images.MAX_PIXELS), data))

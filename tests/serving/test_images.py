@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers import encode
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
@@ -20,12 +21,6 @@ def scene() -> Image.Image:
     rows, columns = np.mgrid[0:300, 0:400]
     channels = (columns * 255 / 399, rows * 255 / 299, (rows + columns) % 97 * 2)
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def difference(data: bytes, reference: Image.Image) -> float:
