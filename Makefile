@@ -40,7 +40,7 @@ COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-i
 lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	$(COMPILE) pyproject.toml -o requirements.txt
-	$(COMPILE) --group serve -c requirements.txt -o requirements-serve.txt
+	$(COMPILE) --group serve --generate-hashes -c requirements.txt -o requirements-serve.txt
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; photos, checkpoints and Bentos stay
