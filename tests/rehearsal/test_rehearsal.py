@@ -195,15 +195,18 @@ def test_sigterm_under_load_leaves_no_request_that_has_begun_unanswered(stopped,
     assert set(result.outcomes) <= {"200", *NOT_BEGUN}, result.outcomes
 
 
-def test_a_full_disk_costs_nobody_an_answer(image, photo):
+@pytest.mark.parametrize(("workers", "size"), [(1, "2m"), (2, "16m")])
+def test_a_full_disk_costs_nobody_an_answer(image, photo, workers, size):
     port = local_server.free_port()
-    small = ("--read-only", "--tmpfs", "/tmp:size=2m")  # noqa: S108
-    with running(*small, "--publish", f"{port}:5000", image, port=port) as container:
+    small = ("--read-only", "--tmpfs", f"/tmp:size={size}")  # noqa: S108
+    options = (*small, "--env", f"WEB_CONCURRENCY={workers}", "--publish", f"{port}:5000")
+    with running(*options, image, port=port) as container:
         docker("exec", container.id, "sh", "-c", "dd if=/dev/zero of=/tmp/full bs=64k || true")
         body = photo.read_bytes()
         form = requests.Request("POST", "http://x", files={"image": body + bytes(2**21)}).prepare()
         for data, headers in ((body, {}), (form.body, form.headers)):
-            assert post(container.url, data, headers=headers).status_code == 200
+            for _ in range(4 * workers):  # so that each worker gets some
+                assert post(container.url, data, headers=headers).status_code == 200
         assert get(f"{container.url}/metrics").ok
 
 
