@@ -31,7 +31,15 @@ from tqdm import tqdm
 from simplestack.serving.errors import StackError, printable
 from simplestack.training import data, report
 from simplestack.training.arguments import parse_arguments, recorded
-from simplestack.training.checkpoint import SUFFIX, Checkpoint, check_output, load, save, versions
+from simplestack.training.checkpoint import (
+    SUFFIX,
+    Checkpoint,
+    check_output,
+    load,
+    restore_optimizer,
+    save,
+    versions,
+)
 from simplestack.training.engine import Engine
 from simplestack.training.evaluate import best_model, evaluate
 from simplestack.training.metrics import format_metrics, loss_and_accuracy
@@ -99,7 +107,7 @@ def prepare(args: argparse.Namespace, engine: Engine, path: Path) -> Run:
     optimizer = recipe.optimizer(model, args.lr)
     if args.resumed:
         model.load_state_dict(checkpoint.last)
-        optimizer.load_state_dict(checkpoint.optimizer)
+        restore_optimizer(optimizer, checkpoint.optimizer)
         if args.epochs != checkpoint.arguments["epochs"] and recipe.cosine and checkpoint.epoch:
             warnings.append("--epochs has changed: from here, lr decays over the new number")
     checkpoint.arguments = recorded(args)
@@ -108,7 +116,7 @@ def prepare(args: argparse.Namespace, engine: Engine, path: Path) -> Run:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if checkpoint.notice:
-            print(f"note: {checkpoint.notice}", file=sys.stderr)
+            print(f"note: {printable(checkpoint.notice)}", file=sys.stderr)
         print(
             f"{len(train)} training photos, {len(val)} validation photos;"
             f" {printable(', '.join(checkpoint.classes))}; on {engine}"

@@ -92,6 +92,7 @@ CRAFTED: dict[str, dict[str, Any]] = {
     "a number for a text": {"notice": 1},
     "no history": {"history": []},
     "history without accuracy": {"history": [{"epoch": 1}]},
+    "an epoch that is no number": {"history": [{"epoch": float("nan"), "val_accuracy": 1.0}]},
 }
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values only, never half-written."""
 
+import math
 import pickle
 import platform
 import tempfile
@@ -164,7 +165,11 @@ def is_whole(checkpoint: Checkpoint) -> bool:
         and all(photos.get(split) for split in ("train", "val"))
         and labels <= set(checkpoint.classes)
         and bool(checkpoint.history)
-        and all({"epoch", "val_accuracy"} <= row.keys() for row in checkpoint.history)
+        and all(
+            math.isfinite(row.get(name, math.nan))
+            for row in checkpoint.history
+            for name in ("epoch", "val_accuracy")
+        )
         and all(_fits(weights, expected) for weights in (checkpoint.last, checkpoint.best))
         and all(bool(value.isfinite().all()) for value in checkpoint.best.values())
     )
@@ -175,6 +180,28 @@ def _fits(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
         value.shape == expected[name].shape and value.dtype == expected[name].dtype
         for name, value in weights.items()
     )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a checkpoint's state into an optimizer. Raises StackError if it is damaged."""
+
+    def kinds(groups: list[dict[str, Any]]) -> list[dict[str, type]]:
+        return [{name: type(value) for name, value in group.items()} for group in groups]
+
+    expected = kinds(optimizer.param_groups)
+    try:
+        optimizer.load_state_dict(state)
+        whole = kinds(optimizer.param_groups) == expected and all(
+            buffer.shape == parameter.shape
+            for parameter, buffers in optimizer.state.items()
+            for buffer in buffers.values()
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise StackError(
+            "the optimizer's state in the checkpoint is damaged: train again with `python train.py`"
+        )
 
 
 def newest(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +73,26 @@ def test_the_tutorials_own_checkpoints_are_rejected_with_the_remedy(tmp_path: Pa
     )
     with pytest.raises(StackError, match=r"2020 tutorial.*train again with `python train.py`"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"param_groups": []},
+        {"param_groups": [{"params": [0, 1]}]},
+        {"param_groups": [{"params": [0, 1], "lr": "fast"}]},
+        {"state": {0: {"momentum_buffer": torch.zeros(3)}}},
+        {"state": {0: {"momentum_buffer": "none"}}},
+        {"state": [1]},
+    ],
+    ids=["no groups", "no lr", "a text for a number", "another shape", "no tensor", "a list"],
+)
+def test_a_crafted_optimizer_is_one_clear_line(changed: dict[str, Any]) -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1, momentum=0.9)
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    checkpoint.restore_optimizer(optimizer, state)
+    with pytest.raises(StackError, match="damaged"):
+        checkpoint.restore_optimizer(optimizer, {**state, **changed})
