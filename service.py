@@ -28,8 +28,8 @@ from simplestack.serving.telemetry import Telemetry, timed
 
 MODEL = bentoml.models.BentoModel("ant_or_bee_resnet18:latest")
 JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to infer it
-# One worker keeps all cores busy: decoding and inference release Python's lock.
-THREADS = min(8, 2 * cores())
+# One worker keeps all cores busy, as inference releases Python's lock. Each thread takes 10 MB.
+THREADS = min(4, 2 * cores())
 
 
 @bentoml.service(

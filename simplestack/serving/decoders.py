@@ -41,12 +41,12 @@ class Decoders:
     """Both lanes, in a process of their own from which decoders are forked."""
 
     def __init__(self, settings: Settings, cores: int) -> None:
-        left = memory_limit() // settings.web_concurrency - RESERVED
-        memory = min(MOST_MEMORY, max(FAST_MEMORY, left))
+        share = memory_limit() // settings.web_concurrency
+        memory = min(MOST_MEMORY, max(FAST_MEMORY, share - RESERVED))
         pixels = settings.max_pixels
         self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, pixels))
         self.slow = Lane(self.start, Limits(SLOW_SECONDS, memory, 10, pixels))
-        self.count = max(1, min(3, cores))
+        self.count = max(1, min(3, cores, share // (256 * MB)))
         self.nursery: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Self:

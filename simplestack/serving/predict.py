@@ -19,7 +19,7 @@ from simplestack.serving.forms import image_of
 from simplestack.serving.telemetry import timed
 
 BUSY = "Too many requests at once: try again in a second."
-BUFFERED = 7  # times MAX_BYTES that the bodies in flight may take together, in a worker
+BUFFERED = 5  # times MAX_BYTES that the bodies in flight may take together, in a worker
 DRAINED = 4  # times MAX_BYTES that are read: a client that is still sending may not see the answer
 BOUNDARY = secrets.token_hex(16)  # which no picture can know
 FORM = (

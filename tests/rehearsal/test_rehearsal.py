@@ -244,6 +244,7 @@ def test_hostile_pictures_leave_nothing_behind(attacked):
     assert attacked.after - attacked.before <= 50 * MB
     before, after = (processes.split("\n") for processes in attacked.processes)
     assert len(after) == len(before)
+    assert {x for x in after if "gunicorn" in x} == {x for x in before if "gunicorn" in x}
     assert [line for line in before if "gunicorn" in line] == [
         line for line in after if "gunicorn" in line
     ]

@@ -82,7 +82,19 @@ def test_the_memory_of_a_container_is_its_own(tmp_path, files, limit):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert decoders.memory_limit(tmp_path) == limit or psutil.virtual_memory().total
+    assert decoders.memory_limit(tmp_path) == (limit or psutil.virtual_memory().total)
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "cores", "count"),
+    [(2**29, 1, 8, 2), (2**29, 2, 8, 1), (2**30, 1, 8, 3), (2**29, 1, 1, 1), (2**34, 1, 64, 3)],
+)
+def test_there_are_as_many_decoders_as_cores_and_memory_allow(
+    monkeypatch, memory, workers, cores, count
+):
+    monkeypatch.setattr(decoders, "memory_limit", lambda: memory)
+    both_lanes = decoders.Decoders(settings.Settings(web_concurrency=workers), cores)
+    assert both_lanes.count == count
 
 
 def build(kind: str) -> bytes:
