@@ -27,8 +27,9 @@ from simplestack.packing import build, local_server, onnx_export
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
-from simplestack.training import checkpoint, data, model
+from simplestack.training import checkpoint, folders, model
 from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.dataset import Photos
 
 CALIBRATION_PHOTOS = 100
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     path = args.checkpoint or checkpoint.newest(Path("saved_models"))
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
-    data.check_recorded(data_dir, state.photos)
+    folders.check_recorded(data_dir, state.photos)
     labels = {"checkpoint": build.hash_files(path), "code": build.hash_code()}
     packed = build.find_packed(labels)
     if packed:
@@ -75,7 +76,10 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
     """
     classifier = model.Classifier(len(state.classes))
     classifier.load_state_dict(state.best)
-    train, val = (data.Photos(data_dir, state.photos[s], state.classes) for s in data.SPLITS)
+    train, val = (
+        Photos(data_dir, state.photos[split], state.classes, whole=False)
+        for split in folders.SPLITS
+    )
     photos, targets = onnx_export.read_photos(val)
     expected = onnx_export.torch_logits(classifier, photos)
 
@@ -108,6 +112,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
         "largest_logit_difference_fp32": difference,
         "largest_logit_difference_packed": float(np.abs(served - expected).max()),
         "epochs": state.epoch,
+        "served_epoch": state.best_epoch,
     }
 
 

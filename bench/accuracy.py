@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 
 from bench import machine
-from simplestack.training import checkpoint, data, metrics
+from simplestack.training import checkpoint, folders, metrics
 from simplestack.training.checkpoint import Checkpoint
-from simplestack.training.engine import Engine, choose_device
-from simplestack.training.recipe import RECIPES
+from simplestack.training.distributed import World, choose_device
+from simplestack.training.recipes import RECIPES
 
 PROJECT = Path(__file__).parent.parent
 
@@ -57,9 +57,9 @@ def spread(values: list[float]) -> str:
 
 def cross_validate(data_dir: Path, recipe: str, folds: int) -> None:
     """Predict each photo with a model that was trained on the other folds only."""
-    classes = data.find_classes(data_dir)
-    names = data.find_photos(data_dir, classes, seed=0)
-    photos = [data_dir / name for split in data.SPLITS for name in names[split]]
+    classes = folders.find_classes(data_dir)
+    names = folders.find_photos(data_dir, classes, seed=0)
+    photos = [data_dir / name for split in folders.SPLITS for name in names[split]]
     random.Random(0).shuffle(photos)  # noqa: S311  (nothing secret about it)
     photos.sort(key=lambda path: path.parent.name)  # each fold gets its share of each class
     correct = total = 0
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, help="cross-validate instead, with this many folds")
     args = parser.parse_args()
     print(machine.describe())
-    print(f"on {Engine(choose_device('auto'))}\n")
+    print(f"on {World(choose_device('auto'))}\n")
     recipes = [args.recipe] if args.recipe else list(RECIPES)
     if args.folds:
         for recipe in recipes:

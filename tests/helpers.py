@@ -25,6 +25,7 @@ import train
 from simplestack.packing import local_server
 from simplestack.training import checkpoint, model
 from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.options import parse_arguments
 
 PROJECT = Path(__file__).parent.parent
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -261,8 +262,13 @@ def write_weights(torch_home: Path) -> Path:
 def train_in_process(output: Path, *arguments: object) -> Checkpoint:
     """Train on the CPU in this process; return the checkpoint."""
     given = ["--output", output, "--device", "cpu", "--save-to-bento", "no", *arguments]
-    train.main([str(argument) for argument in given])
+    run_training(*given)
     return checkpoint.load(output)
+
+
+def run_training(*arguments: object) -> None:
+    """Run train.py in this process."""
+    train.main(parse_arguments([str(argument) for argument in arguments]))
 
 
 def start_training(

@@ -6,9 +6,16 @@ import signal
 
 import pytest
 import torch
-from helpers import OFFLINE, error_line, python, start_training, stop_at, train_in_process
+from helpers import (
+    OFFLINE,
+    error_line,
+    python,
+    run_training,
+    start_training,
+    stop_at,
+    train_in_process,
+)
 
-import train
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, model
 
@@ -35,20 +42,20 @@ def test_summary_names_accuracy_checkpoint_and_next_command(training, trained):
 
 def test_default_output_is_a_new_file_in_saved_models(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train.main(["--from-scratch", "--data-dir", str(pictures), "--epochs", "1"])
+    run_training("--from-scratch", "--data-dir", pictures, "--epochs", "1")
     assert len(list(tmp_path.glob("saved_models/*.ckpt"))) == 1
 
 
 def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
     path = tmp_path / "a.ckpt"
     shutil.copy(trained, path)
-    train.main(["-c", str(path), "--epochs", "3"])
+    run_training("-c", path, "--epochs", "3")
     assert checkpoint.load(path).epoch == 3
 
 
 def test_finished_training_is_not_repeated(trained):
     before = trained.read_bytes()
-    train.main(["--checkpoint", str(trained)])
+    run_training("--checkpoint", trained)
     assert trained.read_bytes() == before
 
 
@@ -65,7 +72,7 @@ def test_ctrl_c_keeps_the_finished_epochs(pictures, tmp_path):
 def rejection(capsys, *arguments: object) -> str:
     """Return the line that people get for arguments with which nothing can be trained."""
     try:
-        train.main(["--from-scratch", *map(str, arguments)])
+        run_training("--from-scratch", *map(str, arguments))
     except StackError as error:
         return str(error)
     except SystemExit:
@@ -98,7 +105,7 @@ def torch_home(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("torch_home")
 def test_unreachable_weights_are_one_clear_line(pictures):
     with pytest.raises(StackError, match="--from-scratch"):
-        train.main(["--data-dir", str(pictures)])
+        run_training("--data-dir", pictures)
 
 
 def test_damaged_weights_are_one_clear_line(pictures, torch_home):
@@ -106,7 +113,7 @@ def test_damaged_weights_are_one_clear_line(pictures, torch_home):
     folder.mkdir(parents=True)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"half a file")
     with pytest.raises(StackError, match="are damaged"):
-        train.main(["--data-dir", str(pictures)])
+        run_training("--data-dir", pictures)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from simplestack.serving import images
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import Floats, OnnxModel
-from simplestack.training.data import Photos
+from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
 BATCH = 32  # photos; has no influence on the result
@@ -97,7 +97,7 @@ def read_photos(photos: Photos, limit: int | None = None) -> tuple[Photo, list[i
     count = min(len(photos), limit or len(photos))
     chosen = [i * len(photos) // count for i in range(count)]
     arrays = [images.read(photos.paths[i].read_bytes()) for i in chosen]
-    return np.stack(arrays), [photos.labels[i] for i in chosen]
+    return np.stack(arrays), photos.labels[chosen].tolist()
 
 
 @torch.inference_mode()

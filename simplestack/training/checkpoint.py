@@ -11,14 +11,14 @@ from typing import Any
 import pydantic
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.training import model
 from simplestack.training.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".ckpt"
 PREPROCESSING = {
     "resize": images.RESIZE,
@@ -45,6 +45,7 @@ class Checkpoint:
     last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
     best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
     optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)  # of gradients in float16; {} without
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
     architecture: str = "resnet18"
     preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
@@ -56,19 +57,43 @@ class Checkpoint:
         return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
+    def best_row(self) -> dict[str, float]:
+        """The row of the best epoch: by validation accuracy, among equals by validation loss."""
+
+        def quality(row: dict[str, float]) -> tuple[float, float]:
+            loss = row["val_loss"]
+            return row["val_accuracy"], -math.inf if math.isnan(loss) else -loss
+
+        return max(self.history, key=quality)
+
+    @property
     def best_epoch(self) -> int:
-        """The epoch with the best validation accuracy, the first of equals."""
-        return int(max(self.history, key=lambda row: row["val_accuracy"])["epoch"])
+        """The best epoch."""
+        return int(self.best_row["epoch"])
 
     @property
     def best_accuracy(self) -> float:
-        """The best validation accuracy, 0 to 1."""
-        return max(row["val_accuracy"] for row in self.history)
+        """The validation accuracy of the best epoch, 0 to 1."""
+        return self.best_row["val_accuracy"]
+
+    def add_epoch(
+        self,
+        row: dict[str, float],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        """Take over the state after an epoch, and keep its weights if it is the best so far."""
+        self.history.append(row)
+        self.last = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        if self.best_row is row:
+            self.best = self.last
+        self.optimizer, self.scaler = optimizer.state_dict(), scaler.state_dict()
 
 
 ARGUMENTS = {
     **{"data_dir": str, "epochs": int, "recipe": str, "batch_size": int},
-    **{"lr": float, "seed": int, "from_scratch": bool},
+    **{"lr": float, "seed": int, "from_scratch": bool, "class_weights": bool},
 }
 
 
@@ -165,6 +190,7 @@ def is_whole(checkpoint: Checkpoint) -> bool:
         and all(photos.get(split) for split in ("train", "val"))
         and labels <= set(checkpoint.classes)
         and bool(checkpoint.history)
+        and all("val_loss" in row for row in checkpoint.history)
         and all(
             math.isfinite(row.get(name, math.nan))
             for row in checkpoint.history

@@ -50,7 +50,9 @@ class Classifier(nn.Module):
         """Return the inputs of the head, N×512, for uint8 photos."""
         return self._layers(photos).mean((2, 3))
 
-    def fit_linear_probe(self, features: Tensor, targets: Tensor) -> Tensor:
+    def fit_linear_probe(
+        self, features: Tensor, targets: Tensor, class_weights: Tensor | None = None
+    ) -> Tensor:
         """Fit the head to features, N×512, and N class indices; return its logits, N×C.
 
         This is multinomial logistic regression with L2 regularisation, solved to its optimum by
@@ -66,7 +68,7 @@ class Classifier(nn.Module):
 
         def closure() -> float:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(head(features), targets)
+            loss = nn.functional.cross_entropy(head(features), targets, class_weights)
             loss = loss + PROBE_L2 * head.weight.square().sum()
             loss.backward()
             return loss.item()
@@ -74,6 +76,13 @@ class Classifier(nn.Module):
         optimizer.step(closure)
         self.resnet.fc.load_state_dict(head.state_dict())
         return cast(Tensor, head(features)).detach()
+
+    def freeze(self, stages: int) -> None:
+        """Exclude the first stages from training; the stem is one, then come layer1 to layer4."""
+        net = self.resnet
+        stem = nn.Sequential(net.conv1, net.bn1)
+        for stage in (stem, net.layer1, net.layer2, net.layer3, net.layer4)[:stages]:
+            stage.requires_grad_(False)
 
     def _layers(self, photos: Tensor) -> Tensor:
         net = self.resnet

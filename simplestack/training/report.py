@@ -1,4 +1,4 @@
-"""Write what lies beside a checkpoint: history.csv, metrics.json, report.html."""
+"""Write what lies beside a checkpoint: history.csv, args.json, metrics.json, report.html."""
 
 import base64
 import csv
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from simplestack.serving.errors import StackError, printable
 from simplestack.training.checkpoint import Checkpoint
-from simplestack.training.data import Photos
-from simplestack.training.engine import Engine
-from simplestack.training.evaluate import best_model, evaluate
+from simplestack.training.dataset import Photos
+from simplestack.training.distributed import World
+from simplestack.training.evaluate import evaluate_best
 from simplestack.training.files import write_atomically
 from simplestack.training.model import Classifier
 
@@ -39,45 +39,43 @@ def report_folder(path: Path) -> Path:
     return path.with_suffix("")
 
 
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write history.csv, one row per epoch."""
+def write_history(path: Path, history: list[dict[str, float]], tensorboard: Any = None) -> None:
+    """Write history.csv, one row per epoch, and log the last one for TensorBoard."""
     text = io.StringIO()
     writer = csv.DictWriter(text, history[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     _write(report_folder(path) / "history.csv", text.getvalue())
+    if tensorboard:
+        for name, value in history[-1].items():
+            tensorboard.add_scalar(name, value, int(history[-1]["epoch"]))
+        tensorboard.flush()
 
 
-def summary_writer() -> Any:
-    """Return PyTorch's SummaryWriter class. Raises StackError if TensorBoard isn't installed."""
+def summary_writer(path: Path) -> Any:
+    """Return a writer of TensorBoard's logs. Raises StackError if TensorBoard isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
     except ImportError as error:
         raise StackError(
             "--tensorboard needs a package that isn't installed: pip install tensorboard"
         ) from error
-    return SummaryWriter
+    return SummaryWriter(report_folder(path) / "tensorboard")
 
 
-def log_tensorboard(path: Path, row: dict[str, float]) -> None:
-    """Log an epoch for TensorBoard. Raises StackError if it isn't installed."""
-    with summary_writer()(report_folder(path) / "tensorboard") as writer:
-        for name, value in row.items():
-            writer.add_scalar(name, value, int(row["epoch"]))
-
-
-def write_report(path: Path, checkpoint: Checkpoint, engine: Engine, val: Photos) -> dict[str, Any]:
-    """Write metrics.json and report.html beside the checkpoint `path`; return the metrics."""
-    model = best_model(checkpoint, engine)
-    metrics, probabilities = evaluate(model, checkpoint, engine, val)
-    _write(report_folder(path) / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+def write_report(path: Path, checkpoint: Checkpoint, world: World, val: Photos) -> dict[str, Any]:
+    """Write metrics.json, args.json and report.html beside a checkpoint; return the metrics."""
+    model, metrics, probabilities = evaluate_best(checkpoint, val, world)
+    for name, content in (("metrics", metrics), ("args", checkpoint.arguments)):
+        _write(report_folder(path) / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    trained = len(checkpoint.history) > 1  # one point is no curve
     page = TEMPLATES.get_template("report.html.j2").render(
         name=path.name,
         checkpoint=checkpoint,
         metrics=metrics,
         confusions=confusions(metrics),
         matrix=MATRIX,
-        charts=[chart(checkpoint.history, "accuracy"), chart(checkpoint.history, "loss")],
+        charts=[chart(checkpoint, name) for name in ("accuracy", "loss") if trained],
         figures=worst_photos(model, checkpoint.classes, val, probabilities),
         width=WIDTH,
         height=HEIGHT,
@@ -97,22 +95,28 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def chart(history: list[dict[str, float]], name: str) -> dict[str, Any]:
+def chart(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """Return the curves of a metric, "accuracy" or "loss", over the epochs, as points in an SVG."""
+    history = checkpoint.history
     epochs = [row["epoch"] for row in history]
     values = {
         "training": [row[name] for row in history],
         "validation": [row[f"val_{name}"] for row in history],
     }
-    first, last = epochs[0], max(epochs[-1], epochs[0] + 1)
-    low = min(*values["training"], *values["validation"])
-    high = max(*values["training"], *values["validation"], low + 1e-3)
-    x = np.interp(epochs, [first, last], [MARGIN, WIDTH - MARGIN])
+    shown = [v for v in (*values["training"], *values["validation"]) if np.isfinite(v)] or [0]
+    low, high = 0.0, max(shown)
+    if name == "accuracy":  # a scale that doesn't exaggerate
+        low, high = np.floor(10 * min(*shown, 0.9)) / 10, 1.0
+    x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN])
     curves = {
         split: list(zip(x, np.interp(v, [low, high], [HEIGHT - MARGIN, MARGIN]), strict=True))
         for split, v in values.items()
     }
-    return {"name": name, "curves": curves, "epochs": (first, last), "range": (low, high)}
+    served = x[history.index(checkpoint.best_row)]
+    return {
+        **{"name": name, "curves": curves, "served": served},
+        **{"epochs": (epochs[0], epochs[-1]), "range": (low, high)},
+    }
 
 
 def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:
@@ -128,14 +132,14 @@ def worst_photos(
     model: Classifier, classes: list[str], val: Photos, probabilities: Tensor
 ) -> list[dict[str, Any]]:
     """Return captions and images of the photos whose true class got the lowest probability."""
-    of_target = probabilities[torch.arange(len(val)), torch.tensor(val.labels)]
+    of_target = probabilities[torch.arange(len(val)), val.labels]
     worst = of_target.argsort()[:WORST].tolist()
-    photos = torch.stack([val[i, None][0] for i in worst])
+    photos = torch.stack([val[i] for i in worst])
     with torch.inference_mode():
         maps = model.explain(photos.to(model.mean.device))[1].cpu()
     figures = []
     for i, photo, cams in zip(worst, photos.cpu(), maps, strict=True):
-        label, predicted = val.labels[i], int(probabilities[i].argmax())
+        label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
         verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
         figures.append(
             {

@@ -7,7 +7,7 @@ import torch
 from helpers import split_folder, start_training, train_in_process
 
 from simplestack.packing import local_server
-from simplestack.training import checkpoint
+from simplestack.training import checkpoint, distributed
 from simplestack.training.checkpoint import Checkpoint
 
 SCRIPT = "train.py"
@@ -66,8 +66,22 @@ def test_two_machines_end_with_nearly_the_weights_of_one(
 
 
 def test_only_one_process_prints(both: tuple[Checkpoint, Checkpoint, str]) -> None:
-    assert both[2].count("best validation accuracy") == 1
+    assert both[2].count("\nbest validation accuracy") == 1
 
 
 def test_weights_change_between_epochs(both: tuple[Checkpoint, Checkpoint, str]) -> None:
-    assert not torch.equal(both[1].last["resnet.conv1.weight"], both[1].best["resnet.conv1.weight"])
+    first, then = (
+        weights["resnet.layer4.0.conv1.weight"] for weights in (both[1].best, both[1].last)
+    )
+    assert not torch.equal(first, then)
+
+
+def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with distributed.World(torch.device("cpu")).autocast(mixed_precision=True):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_each_process_takes_its_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert distributed.World(torch.device("cpu"), 0, 4).memory(2e9) == 5e8

@@ -22,7 +22,16 @@ def test_calibration_error_is_the_distance_between_confidence_and_accuracy() -> 
 
 def test_precision_and_recall_of_each_class() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
-    measured = metrics.compute_metrics(probabilities, [0, 0, 1, 1], ["a", "b"])
+    measured = metrics.compute_metrics(probabilities, torch.tensor([0, 0, 1, 1]), ["a", "b"])
     assert measured["confusion"] == [[1, 1], [0, 2]]
-    assert measured["classes"]["a"] == {"photos": 2, "precision": 1, "recall": 0.5}
+    row = {"precision": 1, "recall": 0.5, "f1-score": pytest.approx(2 / 3), "support": 2}
+    assert measured["classes"]["a"] == row
     assert measured["classes"]["b"]["precision"] == pytest.approx(2 / 3)
+    assert measured["macro avg"]["recall"] == 0.75
+    assert "top-5" not in measured
+
+
+def test_of_ten_classes_the_five_most_probable_count_too() -> None:
+    probabilities = torch.arange(10.0).expand(2, 10)
+    measured = metrics.compute_metrics(probabilities, torch.tensor([5, 4]), list("abcdefghij"))
+    assert measured["top-5"] == 0.5

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ODD_NAME, odd_names, split_folder, train_in_process
+from helpers import ODD_NAME, odd_names, run_training, split_folder, train_in_process
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, report
 from simplestack.training.checkpoint import Checkpoint
@@ -60,10 +59,10 @@ def test_a_photo_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
 
 
 def test_evaluate_prints_the_metrics(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train.main(["--evaluate", "-c", str(tuned), "--device", "cpu"])
+    run_training("--evaluate", "-c", tuned, "--device", "cpu")
     printed = capsys.readouterr().out
     assert re.search(r"accuracy 1\.0000 on 4 validation photos", printed)
-    assert "ants  precision 1.000  recall 1.000  (2 photos)" in printed
+    assert "ants  precision 1.000  recall 1.000  f1-score 1.000  (2 photos)" in printed
 
 
 def test_heat_lies_where_the_network_looked() -> None:
@@ -101,7 +100,7 @@ def test_a_name_cannot_control_a_terminal(
     for split in ("train", "val"):
         (photos / split / "ants").rename(photos / split / "ants\x1b[31m")
     train_in_process(tmp_path / "a.ckpt", "--data-dir", photos, "--freeze")
-    train.main(["-c", str(tmp_path / "a.ckpt"), "--evaluate"])
+    run_training("-c", tmp_path / "a.ckpt", "--evaluate")
     printed = capsys.readouterr()
     page = (tmp_path / "a" / "report.html").read_text()
     for text in (printed.out + printed.err, page):
@@ -113,13 +112,15 @@ def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions() -> N
     classes = [f"class {i}" for i in range(1000)]
     confusion = np.diag(np.full(1000, 5))
     confusion[3, 7] = 4
-    row = {"photos": 5, "precision": 1.0, "recall": 1.0}
+    row = {"precision": 1.0, "recall": 1.0, "f1-score": 1.0, "support": 5}
     metrics = {"classes": dict.fromkeys(classes, row), "confusion": confusion.tolist()}
     assert report.confusions(metrics) == [("class 3", "class 7", 4)]
     metrics |= {"accuracy": 1.0, "accuracy_95": (0.9, 1.0), "photos": 5000}
     page = report.TEMPLATES.get_template("report.html.j2").render(
         metrics={**metrics, "calibration_error": 0.0},
-        checkpoint=Checkpoint(classes, {}, {}, "", {}, history=[{"epoch": 1, "val_accuracy": 1}]),
+        checkpoint=Checkpoint(
+            classes, {}, {}, "", {}, history=[{"epoch": 1, "val_accuracy": 1, "val_loss": 1}]
+        ),
         confusions=report.confusions(metrics),
         matrix=report.MATRIX,
     )

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers import same_weights, train_in_process
 
-import train
 from simplestack.training import checkpoint, model
 from simplestack.training.checkpoint import Checkpoint
-from simplestack.training.recipe import RECIPES
+from simplestack.training.options import merge, parse_arguments
+from simplestack.training.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +54,17 @@ def test_the_tutorials_recipe_starts_without_a_linear_probe(tmp_path: Path, phot
 
 
 def test_the_tutorials_learning_rate_falls_to_a_tenth_every_7_epochs() -> None:
-    rates = [RECIPES["tutorial"].learning_rate(0.001, done, 25) for done in (0, 6.9, 7, 14, 24)]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6])
+    scales = [RECIPES["tutorial"].lr_scale(done, 25) for done in (0, 6.9, 7, 14, 24)]
+    assert scales == pytest.approx([1, 1, 0.1, 0.01, 0.001])
 
 
 def test_the_default_learning_rate_decays_to_0() -> None:
     recipe = RECIPES["lp-ft"]
-    assert [recipe.learning_rate(1, done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
+    assert [recipe.lr_scale(done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
 
 
 def test_from_scratch_takes_the_tutorials_recipe() -> None:
-    assert train.parse_arguments(["--from-scratch"]).recipe == "tutorial"
+    assert merge(parse_arguments(["--from-scratch"]), {}).recipe == "tutorial"
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_from_scratch_takes_the_tutorials_recipe() -> None:
 )
 def test_arguments_that_make_no_sense_are_rejected(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
-        train.parse_arguments(arguments)
+        merge(parse_arguments(arguments), {})

@@ -1,0 +1,113 @@
+"""Where a training runs: its device, fast numerics, and the processes that share the work."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from simplestack.serving.errors import StackError
+
+T = TypeVar("T", Tensor, Sequence[int])
+
+
+@dataclass(frozen=True)
+class World:
+    """This process: its device, and its rank among the processes that train together."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1  # processes, on all machines together
+
+    @classmethod
+    def start(cls, device_name: str) -> Self:
+        """Choose the device, and join the other processes if torchrun started this one.
+
+        Raises StackError if this machine has no such device.
+        """
+        device = choose_device(device_name)
+        if not dist.is_torchelastic_launched():
+            return cls(device)
+        backend = "gloo"
+        if device.type == "cuda":
+            local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            device = torch.device("cuda", local_rank % gpus)
+            torch.cuda.set_device(device)
+            if int(os.environ["LOCAL_WORLD_SIZE"]) <= gpus:  # nccl takes one process per GPU
+                backend = "nccl"
+        dist.init_process_group(backend)
+        return cls(device, dist.get_rank(), dist.get_world_size())
+
+    def stop(self) -> None:
+        """Leave the other processes, if there are any."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def __str__(self) -> str:
+        name = str(self.device)
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        elif self.device.type == "cpu":
+            name = f"{torch.get_num_threads()} CPU threads"
+        return name if self.world_size == 1 else f"{self.world_size} processes of {name}"
+
+    def autocast(self, mixed_precision: bool) -> torch.autocast:
+        """Compute in 16 bits if the recipe wants it and the device is faster so, else in float32.
+
+        That is bfloat16, or float16 on GPUs without it, whose gradients need a GradScaler.
+        """
+        dtype = precision(self.device) if mixed_precision else torch.float32
+        enabled = dtype != torch.float32
+        return torch.autocast(self.device.type, dtype if enabled else None, enabled=enabled)
+
+    def grad_scaler(self, mixed_precision: bool) -> torch.amp.GradScaler:
+        """Return what keeps small gradients from vanishing in float16, and else does nothing."""
+        enabled = mixed_precision and precision(self.device) == torch.float16
+        return torch.amp.GradScaler(self.device.type, enabled=enabled)
+
+    def share(self, items: T) -> T:
+        """Return this process's share of the items."""
+        return items[self.rank :: self.world_size]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Wrap the model so that the processes average their gradients in every step."""
+        return model if self.world_size == 1 else DistributedDataParallel(model)
+
+    def memory(self, budget: float) -> float:
+        """Return this process's share of the machine's memory budget."""
+        return budget / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device to train on. Raises StackError if this machine doesn't have it."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise StackError(
+            f"--device {name}: PyTorch finds no such device here; leave --device out to use"
+            " what there is"
+        ) from error
+    return device
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """Return the fastest type that a device has instructions for; emulated ones are slower."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
+        return torch.bfloat16
+    return torch.float32
