@@ -159,8 +159,8 @@ def load(path: Path) -> Checkpoint:
     names = {item.name for item in fields(Checkpoint)}
     if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != names:
         raise StackError(
-            f"{path} is not a checkpoint of this train.py (format {FORMAT}): use one from"
-            " saved_models/, or train again with `python train.py`"
+            f"{path} is not a checkpoint of this version of train.py: use one that is, or move it"
+            " away and train again with `python train.py`"
         )
     if state["preprocessing"] != PREPROCESSING:
         raise StackError(
