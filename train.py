@@ -47,8 +47,12 @@ def main(given: argparse.Namespace) -> None:
     resumed = checkpoint.load(given.checkpoint) if "checkpoint" in given else None
     options = merge(given, resumed.arguments if resumed else {})
     path = options.output
+    if resumed:
+        folders.check_recorded(options.data_dir, resumed.photos)
     if not options.evaluate:  # better to fail now than after the training
         checkpoint.check_output(path, resumed=path == options.checkpoint)
+    if options.tensorboard:
+        report.summary_writer()
     try:
         if resumed and options.evaluate:
             print_metrics(options, resumed)
@@ -65,14 +69,12 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     """Train from the photos to the report."""
     # Data
     recipe, path = RECIPES[options.recipe], options.output
-    writer = report.summary_writer(path) if options.tensorboard else None
     world = World.start(options.device)
     state = resumed or new_checkpoint(options)
-    folders.check_recorded(options.data_dir, state.photos)
-    budget = world.memory(options.cache * GB)
-    photos, val_photos = dataset.open_photos(
-        options.data_dir, state.photos, state.classes, budget=budget, device=world.device
-    )
+    photos, val_photos = open_photos(options, state, world)
+    writer = None
+    if options.tensorboard and world.rank == 0:
+        writer = report.summary_writer()(report.report_folder(path) / "tensorboard")
     state.photos = {"train": photos.names, "val": val_photos.names}
     state.arguments = options.recorded()
 
@@ -192,6 +194,14 @@ def new_checkpoint(options: Options) -> Checkpoint:
     )
 
 
+def open_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
+    """Read the photos of a run, for training and for validation."""
+    budget = world.memory(options.cache * GB)
+    return dataset.open_photos(
+        options.data_dir, state.photos, state.classes, budget=budget, device=world.device
+    )
+
+
 def build_optimizer(model: Classifier, recipe: Recipe, lr: float) -> torch.optim.SGD:
     """Return the optimizer of the body's and the head's parameters."""
     head = list(model.resnet.fc.parameters())
@@ -207,8 +217,7 @@ def build_optimizer(model: Classifier, recipe: Recipe, lr: float) -> torch.optim
 def print_metrics(options: Options, state: Checkpoint) -> None:
     """Evaluate the best epoch of a checkpoint."""
     world = World.start(options.device)
-    folders.check_recorded(options.data_dir, state.photos)
-    val_photos = Photos(options.data_dir, state.photos["val"], state.classes, whole=False)
+    _, val_photos = open_photos(options, state, world)
     measured = evaluate_best(state, val_photos, world)[1]
     world.stop()
     if world.rank == 0:

@@ -52,15 +52,15 @@ def write_history(path: Path, history: list[dict[str, float]], tensorboard: Any 
         tensorboard.flush()
 
 
-def summary_writer(path: Path) -> Any:
-    """Return a writer of TensorBoard's logs. Raises StackError if TensorBoard isn't installed."""
+def summary_writer() -> Any:
+    """Return PyTorch's SummaryWriter class. Raises StackError if TensorBoard isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional)
     except ImportError as error:
         raise StackError(
             "--tensorboard needs a package that isn't installed: pip install tensorboard"
         ) from error
-    return SummaryWriter(report_folder(path) / "tensorboard")
+    return SummaryWriter
 
 
 def write_report(path: Path, checkpoint: Checkpoint, world: World, val: Photos) -> dict[str, Any]:
