@@ -211,17 +211,20 @@ def test_a_full_disk_costs_nobody_an_answer(image, photo, workers, size):
 
 
 class Attacked(NamedTuple):
+    workers: int
     outcome: hostile.Outcome
     before: int  # bytes
     after: int
     processes: tuple[str, str]  # before and after
 
 
-@pytest.fixture(scope="module")
-def attacked(image, photo) -> Attacked:
-    """What came of every kind of hostile picture, eight at a time, on one worker in 512 MB."""
+@pytest.fixture(scope="module", params=[(1, "512m"), (2, "1g")])
+def attacked(request, image, photo) -> Attacked:
+    """What came of every kind of hostile picture, eight at a time; by workers and memory."""
+    workers, memory = request.param
+    options = ("--memory", memory, "--memory-swap", memory, "--env", f"WEB_CONCURRENCY={workers}")
     bodies, sent = [build() for build in hostile.KINDS.values()], itertools.count()
-    with dyno(image) as container:
+    with dyno(image, *options) as container:
         load(container.url, photo.read_bytes(), 8, lambda: next(sent) >= 200)
 
         def pids() -> str:
@@ -230,7 +233,7 @@ def attacked(image, photo) -> Attacked:
         before, processes = container.memory()[1], pids()
         outcome = hostile.attack(container.url, bodies, 8, photo.read_bytes())
         time.sleep(1)
-        return Attacked(outcome, before, container.memory()[1], (processes, pids()))
+        return Attacked(workers, outcome, before, container.memory()[1], (processes, pids()))
 
 
 def test_hostile_pictures_cost_nobody_else_an_answer(attacked):
@@ -241,7 +244,7 @@ def test_hostile_pictures_cost_nobody_else_an_answer(attacked):
 
 
 def test_hostile_pictures_leave_nothing_behind(attacked):
-    assert attacked.after - attacked.before <= 50 * MB
+    assert attacked.after - attacked.before <= attacked.workers * 50 * MB
     before, after = (processes.split("\n") for processes in attacked.processes)
     assert len(after) == len(before)
     assert {x for x in after if "gunicorn" in x} == {x for x in before if "gunicorn" in x}
