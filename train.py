@@ -35,7 +35,7 @@ from simplestack.training import augment, checkpoint, console, dataset, folders,
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
-from simplestack.training.evaluate import evaluate, evaluate_best, predict
+from simplestack.training.evaluate import frozen_outputs, load_best, predict
 from simplestack.training.model import Classifier, pretrained
 from simplestack.training.recipes import MOMENTUM, RECIPES, Recipe
 
@@ -70,7 +70,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     # Data
     recipe, path = RECIPES[options.recipe], options.output
     world = World.start(options.device)
-    state = resumed or new_checkpoint(options)
+    state = resumed or checkpoint.new(options)
     photos, val_photos = open_photos(options, state, world)
     writer = None
     if options.tensorboard and world.rank == 0:
@@ -108,7 +108,11 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     first = 0 if recipe.linear_probe and not state.history else state.epoch + 1
     total, done = options.epochs * steps, state.epoch * steps
     disable = True if world.rank else None  # None: unless on a terminal
+    best_logits = val_frozen = None
     with tqdm(total=total, initial=done, unit="step", disable=disable) as bar:
+        if recipe.frozen_stages and val_photos.in_memory is not None:
+            bar.set_description("frozen stages")
+            val_frozen = list(frozen_outputs(model_without_ddp, val_photos, world, recipe))
         for epoch in range(first, options.epochs + 1):
             started = time.perf_counter()
             bar.set_description(f"epoch {epoch}/{options.epochs}" if epoch else "linear probe")
@@ -121,11 +125,14 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
                     *(model, criterion, optimizer, scheduler, scaler),
                     *(photos, epoch, options, world, bar),
                 )
-            val_loss, val_accuracy = evaluate(model_without_ddp, val_photos, world, recipe)
+            logits = predict(model_without_ddp, val_photos, world, recipe, frozen=val_frozen)
+            val_loss, val_accuracy = metrics.loss_and_accuracy(logits, val_photos.labels)
             row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
             row |= {"val_loss": val_loss, "val_accuracy": val_accuracy}
             row["seconds"] = time.perf_counter() - started
             state.add_epoch(row, model_without_ddp, optimizer, scaler)
+            if state.best_row is row:
+                best_logits = logits
             if world.rank == 0:
                 checkpoint.save(path, state)
                 report.write_history(path, state.history, writer)
@@ -136,7 +143,10 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     if world.rank == 0:
         if resumed and (not path.exists() or checkpoint.load(path).arguments != state.arguments):
             checkpoint.save(path, state)  # no epoch was left, but --output or --data-dir changed
-        finish(options, state, report.write_report(path, state, World(world.device), val_photos))
+        best = load_best(state, world)
+        if best_logits is None:  # the best epoch was before this run
+            best_logits = predict(best, val_photos, World(world.device), recipe)
+        finish(options, state, report.write_report(path, state, best, val_photos, best_logits))
 
 
 def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
@@ -182,18 +192,6 @@ def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
     return loss_sum / len(photos), correct / len(photos)
 
 
-def new_checkpoint(options: Options) -> Checkpoint:
-    """Return the checkpoint of a run that has not begun."""
-    classes = folders.find_classes(options.data_dir)
-    return Checkpoint(
-        classes=classes,
-        photos=folders.find_photos(options.data_dir, classes, options.seed),
-        arguments=options.recorded(),
-        notice=folders.disclaimer(options.data_dir, options.from_scratch),
-        versions=checkpoint.versions(),
-    )
-
-
 def open_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
     """Read the photos of a run, for training and for validation."""
     budget = world.memory(options.cache * GB)
@@ -218,9 +216,10 @@ def print_metrics(options: Options, state: Checkpoint) -> None:
     """Evaluate the best epoch of a checkpoint."""
     world = World.start(options.device)
     _, val_photos = open_photos(options, state, world)
-    measured = evaluate_best(state, val_photos, world)[1]
+    logits = predict(load_best(state, world), val_photos, world, RECIPES[options.recipe])
     world.stop()
     if world.rank == 0:
+        measured = metrics.compute_metrics(logits.softmax(1), val_photos.labels, state.classes)
         print(metrics.format_metrics(measured))
 
 

@@ -9,7 +9,6 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from simplestack.serving import images
 
@@ -52,15 +51,28 @@ def center_crops(aspects: Tensor) -> Tensor:
 
 
 def crop(photos: Tensor, crops: Tensor, size: int) -> Tensor:
-    """Cut the crops out of N×S×S×3 photos; return N×size×size×3 float32, 0 to 255."""
+    """Cut the crops out of N×S×S×3 photos; return N×size×size×3 float32, 0 to 255.
+
+    Resizing is bilinear, and a matrix product for each axis.
+    """
     x, y, width, height, flip = crops.unbind(1)
-    zero = torch.zeros_like(x)
-    rows = [torch.stack([width * flip, zero, 2 * x - 1], 1)]
-    rows += [torch.stack([zero, height, 2 * y - 1], 1)]
-    shape = [len(photos), 3, SAMPLES * size, SAMPLES * size]
-    grid = functional.affine_grid(torch.stack(rows, 1), shape, align_corners=False)
-    channels_first = photos.permute(0, 3, 1, 2).float()
-    sampled = functional.grid_sample(
-        channels_first, grid, padding_mode="border", align_corners=False
-    )
-    return functional.avg_pool2d(sampled, SAMPLES).permute(0, 2, 3, 1)
+    count, side = photos.shape[:2]
+    rows = _resize_weights(y, height, size, side)
+    columns = _resize_weights(x, width * flip, size, side)
+    resized = torch.bmm(rows, photos.reshape(count, side, side * 3).float())
+    channels_first = resized.view(count, size, side, 3).permute(0, 3, 1, 2)
+    return (channels_first @ columns[:, None].mT).permute(0, 2, 3, 1)
+
+
+def _resize_weights(centre: Tensor, length: Tensor, size: int, side: int) -> Tensor:
+    """Return what each of `side` pixels contributes to each of `size`, N×size×side.
+
+    `centre` and `length` of the N crops are shares of the side; a negative length turns them round.
+    """
+    count = SAMPLES * size
+    positions = (torch.arange(count, device=centre.device) + 0.5) / count - 0.5
+    pixels = torch.arange(side, device=centre.device) + 0.5
+    at = side * (centre[:, None] + length[:, None] * positions)
+    weights = (1 - (pixels - at[:, :, None]).abs()).clamp(min=0)
+    weights = weights.unflatten(1, (size, SAMPLES)).sum(2)
+    return weights / weights.sum(2, keepdim=True)

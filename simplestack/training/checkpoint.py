@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
-from simplestack.training import model
+from simplestack.training import folders, model
 from simplestack.training.files import write_atomically
+from simplestack.training.options import Options
 
 FORMAT = 3
 SUFFIX = ".ckpt"
@@ -95,6 +96,18 @@ ARGUMENTS = {
     **{"data_dir": str, "epochs": int, "recipe": str, "batch_size": int},
     **{"lr": float, "seed": int, "from_scratch": bool, "class_weights": bool},
 }
+
+
+def new(options: Options) -> Checkpoint:
+    """Return the checkpoint of a run that has not begun."""
+    classes = folders.find_classes(options.data_dir)
+    return Checkpoint(
+        classes=classes,
+        photos=folders.find_photos(options.data_dir, classes, options.seed),
+        arguments=options.recorded(),
+        notice=folders.disclaimer(options.data_dir, options.from_scratch),
+        versions=versions(),
+    )
 
 
 def versions() -> dict[str, str]:

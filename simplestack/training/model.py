@@ -28,12 +28,28 @@ class Classifier(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.resnet = resnet18(weights=None, num_classes=classes)
+        self.frozen_stages = 0
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return the logits, N×C float32, of N×224×224×3 uint8 photos."""
-        return cast(Tensor, self.resnet(self._normalise(photos)))
+        return self.logits(self.frozen(photos))
+
+    def frozen(self, photos: Tensor) -> Tensor:
+        """Return what the frozen stages make of uint8 photos: the same in every epoch."""
+        x = (photos.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        for stage in self._stages()[: self.frozen_stages]:
+            x = stage(x)
+        return x
+
+    def features(self, frozen: Tensor) -> Tensor:
+        """Return the inputs of the head, N×512, for outputs of the frozen stages."""
+        return self._body(frozen).mean((2, 3))
+
+    def logits(self, frozen: Tensor) -> Tensor:
+        """Return the logits, N×C, for outputs of the frozen stages."""
+        return cast(Tensor, self.resnet.fc(self.features(frozen)))
 
     def explain(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, N×C, and the class activation maps, N×C×7×7, of uint8 photos.
@@ -42,13 +58,9 @@ class Classifier(nn.Module):
         applied at every position gives maps whose mean *is* the logit (Zhou et al. 2016,
         "Learning Deep Features for Discriminative Localization").
         """
-        fc = self.resnet.fc
-        maps = nn.functional.conv2d(self._layers(photos), fc.weight[:, :, None, None], fc.bias)
+        fc, positions = self.resnet.fc, self._body(self.frozen(photos))
+        maps = nn.functional.conv2d(positions, fc.weight[:, :, None, None], fc.bias)
         return maps.mean((2, 3)), maps
-
-    def features(self, photos: Tensor) -> Tensor:
-        """Return the inputs of the head, N×512, for uint8 photos."""
-        return self._layers(photos).mean((2, 3))
 
     def fit_linear_probe(
         self, features: Tensor, targets: Tensor, class_weights: Tensor | None = None
@@ -79,18 +91,19 @@ class Classifier(nn.Module):
 
     def freeze(self, stages: int) -> None:
         """Exclude the first stages from training; the stem is one, then come layer1 to layer4."""
-        net = self.resnet
-        stem = nn.Sequential(net.conv1, net.bn1)
-        for stage in (stem, net.layer1, net.layer2, net.layer3, net.layer4)[:stages]:
+        self.frozen_stages = stages
+        for stage in self._stages()[:stages]:
             stage.requires_grad_(False)
 
-    def _layers(self, photos: Tensor) -> Tensor:
+    def _stages(self) -> list[nn.Module]:
         net = self.resnet
-        x = net.maxpool(net.relu(net.bn1(net.conv1(self._normalise(photos)))))
-        return cast(Tensor, net.layer4(net.layer3(net.layer2(net.layer1(x)))))
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        return [stem, net.layer1, net.layer2, net.layer3, net.layer4]
 
-    def _normalise(self, photos: Tensor) -> Tensor:
-        return (photos.permute(0, 3, 1, 2).float() - self.mean) / self.std
+    def _body(self, x: Tensor) -> Tensor:
+        for stage in self._stages()[self.frozen_stages :]:
+            x = stage(x)
+        return x
 
 
 def pretrained(classes: int) -> Classifier:

@@ -16,9 +16,8 @@ from torch import Tensor
 from simplestack.serving.errors import StackError, printable
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
-from simplestack.training.distributed import World
-from simplestack.training.evaluate import evaluate_best
 from simplestack.training.files import write_atomically
+from simplestack.training.metrics import compute_metrics
 from simplestack.training.model import Classifier
 
 WORST = 12  # photos shown
@@ -63,9 +62,15 @@ def summary_writer() -> Any:
     return SummaryWriter
 
 
-def write_report(path: Path, checkpoint: Checkpoint, world: World, val: Photos) -> dict[str, Any]:
-    """Write metrics.json, args.json and report.html beside a checkpoint; return the metrics."""
-    model, metrics, probabilities = evaluate_best(checkpoint, val, world)
+def write_report(
+    path: Path, checkpoint: Checkpoint, model: Classifier, val: Photos, logits: Tensor
+) -> dict[str, Any]:
+    """Write metrics.json, args.json and report.html beside a checkpoint; return the metrics.
+
+    `model` is that of the best epoch, `logits`, N×C, are its answers to the validation photos.
+    """
+    probabilities = logits.softmax(1)
+    metrics = compute_metrics(probabilities, val.labels, checkpoint.classes)
     for name, content in (("metrics", metrics), ("args", checkpoint.arguments)):
         _write(report_folder(path) / f"{name}.json", json.dumps(content, indent=2) + "\n")
     trained = len(checkpoint.history) > 1  # one point is no curve
