@@ -15,6 +15,7 @@ report.html.
 
 import argparse
 import math
+import os
 import shlex
 import signal
 import sys
@@ -25,6 +26,8 @@ from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
     GIVEN = parse_arguments()  # before the imports below, which take seconds
+    # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from torch import nn

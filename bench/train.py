@@ -2,6 +2,7 @@
 
     python -m bench.train | tee bench/results/train.txt
     python -m bench.train --busy                   # what a busy neighbour costs
+    python -m bench.train --ablate                 # what each choice of the recipe saves
 
 The commands take turns, so that other load on the machine slows all of them. The tutorial's loop
 (bench/tutorial.py) is long: it is timed for --tutorial-epochs, of which the rest is a multiple.
@@ -23,6 +24,19 @@ from bench import machine
 PROJECT = Path(__file__).parent.parent
 TUTORIAL_EPOCHS = 25
 BUSY = "while True: pass"
+CHOICES = {  # what the recipe would have without each
+    "the recipe": {},
+    "all stages trained, none frozen": {"frozen_stages": 0},
+    "crops of 224 pixels instead of 176": {"crop": 224},
+    "8 epochs instead of 4": {"epochs": 8},
+}
+CHANGED = """
+import dataclasses, runpy, sys
+from simplestack.training.recipes import RECIPES
+RECIPES["lp-ft"] = dataclasses.replace(RECIPES["lp-ft"], **{})
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
 
 
 def timed(*command: object) -> tuple[float, list[float], str]:
@@ -51,11 +65,13 @@ def tutorial(data_dir: Path, epochs: int) -> float:
     return seconds + (TUTORIAL_EPOCHS - epochs) * (at[-1] - at[0]) / (epochs - 1)
 
 
-def ours(data_dir: Path, *options: object) -> tuple[float, float, str]:
+def ours(
+    data_dir: Path, *options: object, program: tuple[str, ...] = ("train.py",)
+) -> tuple[float, float, str]:
     """Train; return the seconds, those of an epoch of fine-tuning, and the result."""
     with tempfile.TemporaryDirectory() as folder:
         output = ("--output", Path(folder, "run.ckpt"), "--save-to-bento", "no")
-        seconds, at, text = timed("train.py", "--data-dir", data_dir, *output, *options)
+        seconds, at, text = timed(*program, "--data-dir", data_dir, *output, *options)
     epoch = (at[-1] - at[0]) / (len(at) - 1) if len(at) > 1 else 0.0
     found = re.search(r"validation accuracy ([\d.]+)", text)
     return seconds, epoch, found[1] if found else ""
@@ -101,6 +117,20 @@ def busy(data_dir: Path, rounds: int) -> None:
     print(f"{statistics.median(ratios):.2f} times as long (median)")
 
 
+def ablate(data_dir: Path, rounds: int) -> None:
+    """Train without each of the choices, in turns; print the seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in CHOICES}
+    for _ in range(rounds):
+        for name, fields in CHOICES.items():
+            program = ("-c", CHANGED.replace("{}", repr(fields)))
+            taken, epoch, accuracy = ours(data_dir, program=program)
+            seconds[name].append(taken)
+            print(f"{name:40} {taken:6.1f} s, an epoch {epoch:5.1f} s, {accuracy}", flush=True)
+    whole = statistics.median(seconds["the recipe"])
+    for name, values in seconds.items():
+        print(f"{name:40} {statistics.median(values) / whole:.2f} times as long (median)")
+
+
 def main() -> None:
     """Run the race."""
     parser = argparse.ArgumentParser(description="Race train.py against the tutorial's loop.")
@@ -108,9 +138,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--tutorial-epochs", type=int, default=3, help="2 to 25 (default: 3)")
     parser.add_argument("--busy", action="store_true", help="only beside a busy process")
+    parser.add_argument("--ablate", action="store_true", help="only without parts of the recipe")
     args = parser.parse_args()
     print(machine.describe())
-    if args.busy:
+    if args.ablate:
+        ablate(args.data_dir.absolute(), args.rounds)
+    elif args.busy:
         busy(args.data_dir.absolute(), args.rounds)
     else:
         race(args.data_dir.absolute(), args.rounds, args.tutorial_epochs)

@@ -73,6 +73,6 @@ def _resize_weights(centre: Tensor, length: Tensor, size: int, side: int) -> Ten
     positions = (torch.arange(count, device=centre.device) + 0.5) / count - 0.5
     pixels = torch.arange(side, device=centre.device) + 0.5
     at = side * (centre[:, None] + length[:, None] * positions)
-    weights = (1 - (pixels - at[:, :, None]).abs()).clamp(min=0)
-    weights = weights.unflatten(1, (size, SAMPLES)).sum(2)
+    samples = (1 - (pixels - at[:, :, None]).abs()).clamp(min=0)
+    weights = samples.view(len(centre), size, SAMPLES, side).sum(2)
     return weights / weights.sum(2, keepdim=True)
