@@ -21,8 +21,9 @@ from PIL.Image import Image
 from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving import images, settings, site
+from simplestack.serving.container import cores
 from simplestack.serving.handlers import HANDLERS
-from simplestack.serving.inference import OnnxModel, cores, softmax, verify
+from simplestack.serving.inference import OnnxModel, softmax, verify
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 

@@ -9,8 +9,7 @@
 
 The photos are in data/CLASS/, or in data/train/CLASS/ and data/val/CLASS/. Each class folder is a
 label. After each epoch the checkpoint in saved_models/ is replaced, so a crash costs at most the
-current epoch. The folder beside it, of the same name, holds history.csv, metrics.json and
-report.html.
+current epoch. The report is in the folder beside it, of the same name.
 """
 
 import argparse
@@ -22,9 +21,11 @@ import sys
 import time
 from typing import Any
 
+import simplestack
 from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
+    simplestack.exit_on_ctrl_c()
     GIVEN = parse_arguments()  # before the imports below, which take seconds
     # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -62,8 +63,7 @@ def main(given: argparse.Namespace) -> None:
         else:
             train(options, resumed)
     except KeyboardInterrupt:
-        command = f"python train.py -c {shlex.quote(str(path))}"
-        hint = f" To go on after the last finished epoch:\n  {command}"
+        hint = f" To go on after the last finished epoch:\n  {options.resume_command()}"
         print(f"\nStopped.{hint if path.exists() else ''}", file=sys.stderr)
         sys.exit(130)
 
@@ -243,7 +243,7 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    simplestack.raise_on(signal.SIGTERM)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
     try:
         main(GIVEN)

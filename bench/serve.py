@@ -44,7 +44,8 @@ from PIL import Image, ImageOps
 from bench import machine
 from simplestack.packing import build, local_server
 from simplestack.serving import images
-from simplestack.serving.inference import OnnxModel, cores
+from simplestack.serving.container import cores
+from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint, model
 
 BENCH = Path(__file__).parent

@@ -3,11 +3,16 @@
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import (
     OFFLINE,
+    PROJECT,
     error_line,
     python,
     run_training,
@@ -180,3 +185,23 @@ def test_save_to_bento_yes_packs_at_the_end(trained):
     result = python("train.py", "-c", trained, "--save-to-bento", "yes")
     assert "is packed already" in result.stdout, result.stderr
     assert "tag: ant_or_bee_classifier:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "library"), [("train.py", "libtorch"), ("saveToBento.py", "onnxruntime")]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which libraries are loaded")
+def test_ctrl_c_while_modules_load_says_that_it_stopped(tmp_path, script, library):
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while library not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "\nStopped.\n"
+    assert process.returncode == 130

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import requests
 
+import simplestack
 from simplestack.serving import settings
 from simplestack.serving.errors import StackError
 
@@ -100,8 +101,7 @@ def predict(url: str, image: Path) -> str:
 
 def stop_like_ctrl_c() -> None:
     """Let SIGTERM and a closed terminal stop this program as Ctrl-C does, and so its server."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    simplestack.raise_on(signal.SIGTERM, signal.SIGHUP)
 
 
 def serve_until_ctrl_c(bento: str, image: Path) -> None:

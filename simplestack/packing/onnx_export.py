@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from simplestack.serving import images
 from simplestack.serving.images import Photo
-from simplestack.serving.inference import Floats, OnnxModel
+from simplestack.serving.inference import Floats, OnnxModel, softmax
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
 BATCH = 32  # photos; has no influence on the result
+MAX_CHANGED = 0.01  # share of the answers that int8 may change, and at least one
+MAX_MOVED = 0.02  # by int8, of the probabilities, on average
 
 
 class _Explained(nn.Module):
@@ -111,3 +113,18 @@ def torch_logits(model: Classifier, photos: Photo) -> Floats:
 def onnx_logits(packed: OnnxModel, photos: Photo) -> Floats:
     """Return the packed model's logits, N×C."""
     return np.concatenate([packed(photos[i : i + BATCH])[0] for i in range(0, len(photos), BATCH)])
+
+
+def reason_against_int8(int8: Floats, fp32: Floats, labels: list[int]) -> str:
+    """Return why the N×C logits of the int8 model are too far from fp32's; "" if they aren't.
+
+    An answer that becomes right doesn't count.
+    """
+    answers = int8.argmax(1)
+    changed = int(((answers != fp32.argmax(1)) & (answers != np.array(labels))).sum())
+    if changed > max(1, MAX_CHANGED * len(labels)):
+        return f"changes the answer to {changed} of {len(labels)} photos"
+    moved = float(np.abs(softmax(int8) - softmax(fp32)).mean())
+    if not moved <= MAX_MOVED:
+        return f"moves probabilities by {moved:.3f} on average"
+    return ""

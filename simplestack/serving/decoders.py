@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from simplestack.serving import decoder, errors
+from simplestack.serving.container import memory_limit
 from simplestack.serving.decoder import HEAD, MB, Limits
 from simplestack.serving.settings import Settings
 
@@ -170,15 +171,3 @@ async def ask(process: socket.socket, data: bytes | bytearray) -> tuple[bool, by
     await loop.sock_sendall(process, data)
     failed, size = HEAD.unpack(await receive(HEAD.size))
     return failed, await receive(size)
-
-
-def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many bytes this container, or else this machine, has.
-
-    Looks for the limit where control groups of version 2 and version 1 have it.
-    """
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
-        if file.exists() and (text := file.read_text().strip()) != "max":
-            limit = min(limit, int(text))
-    return limit

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
 from simplestack.serving.images import Photo
 
@@ -54,21 +54,6 @@ class OnnxModel:
         """Return the logits, N×C, and the class activation maps, N×C×7×7, of N×224×224×3 uint8."""
         logits, maps = self.session.run(["logits", "maps"], {"photos": photos})
         return cast(Floats, logits), cast(Floats, maps)
-
-
-def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Count the cores that this process may keep busy: a container's quota, not its host's cores.
-
-    Looks for the quota where control groups of version 2 and version 1 have it.
-    """
-    # macOS can't tell which cores a process may use, only how many there are.
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        if all((cgroup / file).exists() for file in files):
-            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
-            if quota not in {"max", "-1"}:
-                return max(1, min(available, int(quota) // int(period)))
-    return available
 
 
 def softmax(logits: Floats) -> Floats:

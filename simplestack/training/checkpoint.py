@@ -21,6 +21,7 @@ from simplestack.training.options import Options
 
 FORMAT = 3
 SUFFIX = ".ckpt"
+PICKLES = (b"PK", b"\x80")  # how PyTorch's archives and plain pickles begin
 PREPROCESSING = {
     "resize": images.RESIZE,
     "crop": images.CROP,
@@ -60,12 +61,7 @@ class Checkpoint:
     @property
     def best_row(self) -> dict[str, float]:
         """The row of the best epoch: by validation accuracy, among equals by validation loss."""
-
-        def quality(row: dict[str, float]) -> tuple[float, float]:
-            loss = row["val_loss"]
-            return row["val_accuracy"], -math.inf if math.isnan(loss) else -loss
-
-        return max(self.history, key=quality)
+        return max(self.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
     @property
     def best_epoch(self) -> int:
@@ -84,7 +80,16 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        """Take over the state after an epoch, and keep its weights if it is the best so far."""
+        """Take over the state after an epoch, and keep its weights if it is the best so far.
+
+        Raises StackError if a loss is no longer finite, as the weights are worthless then.
+        """
+        if not math.isfinite(row["loss"] + row["val_loss"]):
+            raise StackError(
+                f"the loss of epoch {row['epoch']} isn't finite: the learning rate"
+                f" {self.arguments['lr']:g} is too high, start again with a smaller --lr; the"
+                " checkpoint of the epoch before, if there is one, is untouched"
+            )
         self.history.append(row)
         self.last = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         if self.best_row is row:
@@ -160,6 +165,9 @@ def load(path: Path) -> Checkpoint:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            if not file.read(2).startswith(PICKLES):
+                raise StackError(f"{path} is not a checkpoint, whatever its name says") from error
         raise StackError(
             f"{path} holds pickled Python objects, as the 2020 tutorial's checkpoints do. Loading"
             " them could run any code, so they are not read: train again with `python train.py`"
@@ -203,11 +211,10 @@ def is_whole(checkpoint: Checkpoint) -> bool:
         and all(photos.get(split) for split in ("train", "val"))
         and labels <= set(checkpoint.classes)
         and bool(checkpoint.history)
-        and all("val_loss" in row for row in checkpoint.history)
         and all(
             math.isfinite(row.get(name, math.nan))
             for row in checkpoint.history
-            for name in ("epoch", "val_accuracy")
+            for name in ("epoch", "val_accuracy", "val_loss")
         )
         and all(_fits(weights, expected) for weights in (checkpoint.last, checkpoint.best))
         and all(bool(value.isfinite().all()) for value in checkpoint.best.values())

@@ -6,11 +6,15 @@ from simplestack.serving.errors import printable
 from simplestack.training import dataset
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
+from simplestack.training.model import foreign_weights
 
 
 def introduce(state: Checkpoint, photos: Photos, val: Photos, on: str) -> None:
     """Print what is known before the first epoch."""
-    for warning in dataset.warnings(photos, val):
+    warnings = dataset.warnings(photos, val)
+    if not state.history and not state.arguments["from_scratch"]:
+        warnings += filter(None, [foreign_weights()])
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if state.notice:
         print(f"note: {printable(state.notice)}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from simplestack.serving import images
+from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
 from simplestack.training.folders import MAX_NAMED, Names, unexpected_files
 
@@ -108,7 +108,7 @@ class Photos(Dataset[Tensor]):
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
         names: list[str] = []
         aspects: list[float] = []
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(cores() + 4) as pool:
             for name, result in zip(self.names, pool.map(self._try, self.names), strict=True):
                 bar.update()
                 if isinstance(result, StackError):
@@ -141,7 +141,7 @@ class Photos(Dataset[Tensor]):
         loader = DataLoader(
             self,
             batch_sampler=[batch.tolist() for batch in plan],
-            num_workers=min(MAX_WORKERS, os.cpu_count() or 1),
+            num_workers=min(MAX_WORKERS, cores()),
             pin_memory=device.type == "cuda",
             worker_init_fn=_ignore_stop_signals,
         )

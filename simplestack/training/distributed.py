@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
 
 T = TypeVar("T", Tensor, Sequence[int])
@@ -30,6 +31,7 @@ class World:
         Raises StackError if this machine has no such device.
         """
         device = choose_device(device_name)
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
         if not dist.is_torchelastic_launched():
             return cls(device)
         backend = "gloo"

@@ -2,8 +2,9 @@
 
 import argparse
 import math
+import shlex
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from simplestack.training.recipes import RECIPES
 
 FIXED = ("recipe", "batch_size", "lr", "seed", "from_scratch", "class_weights")  # when resuming
 RECORDED = ("data_dir", "epochs", *FIXED)  # in checkpoints
+NOT_RECORDED = ("device", "cache", "tensorboard", "save_to_bento")  # but to be given again
 
 
 @dataclass
@@ -37,6 +39,15 @@ class Options:
     def recorded(self) -> dict[str, Any]:
         """Return what a checkpoint records, as plain values."""
         return {n: v if n != "data_dir" else str(v) for n, v in vars(self).items() if n in RECORDED}
+
+    def resume_command(self) -> str:
+        """Return the command that resumes the run, with the options that aren't recorded."""
+        words = ["python", "train.py", "-c", str(self.output)]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in NOT_RECORDED and value != option.default:
+                words += [_flag(option.name)] if value is True else [_flag(option.name), str(value)]
+        return shlex.join(words)
 
 
 def build_parser() -> ArgumentParser:

@@ -32,7 +32,30 @@ def test_model_that_differs_from_pytorch_is_rejected(trained, tmp_path, monkeypa
 
 def test_fp32_is_packed_if_int8_answers_differently(trained, tmp_path, monkeypatch, capsys):
     state = checkpoint.load(trained)
-    monkeypatch.setattr(saveToBento, "MAX_CHANGED_ANSWERS", -1)
+    monkeypatch.setattr(onnx_export, "MAX_MOVED", -1)
     file, metadata = saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
     assert (file.name, metadata["precision"]) == ("fp32.onnx", "fp32")
     assert "so fp32 is packed" in capsys.readouterr().out
+
+
+def logits(*answers: int) -> np.ndarray:
+    """Return logits of two classes that are sure of these answers."""
+    return 20 * np.eye(2, dtype=np.float32)[list(answers)]
+
+
+@pytest.mark.parametrize(
+    ("int8", "labels", "reason"),
+    [
+        (logits(*[0] * 300), [0] * 300, ""),
+        (logits(*[1] * 2, *[0] * 298), [0] * 300, ""),
+        (logits(*[1] * 4, *[0] * 296), [0] * 300, "4 of 300 photos"),
+        (logits(*[1] * 4, *[0] * 296), [1] * 4 + [0] * 296, ""),  # they became right
+        (logits(1, 1, *[0] * 8), [0] * 10, "2 of 10 photos"),
+        (logits(*[0] * 10) / 20, [0] * 10, "moves probabilities"),
+        (np.full((10, 2), np.nan, np.float32), [0] * 10, "moves probabilities"),
+    ],
+)
+def test_int8_is_accepted_by_its_rate_of_changes(int8, labels, reason):
+    fp32 = logits(*[0] * len(labels))
+    assert reason in onnx_export.reason_against_int8(int8, fp32, labels)
+    assert bool(reason) == bool(onnx_export.reason_against_int8(int8, fp32, labels))

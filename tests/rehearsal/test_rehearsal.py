@@ -82,7 +82,7 @@ def test_it_runs_as_the_user_that_heroku_chooses(one_core):
 
 
 def test_threads_fit_the_quota_of_the_container(one_core):
-    ask = "cd src && python -c 'from simplestack.serving.inference import cores; print(cores())'"
+    ask = "cd src && python -c 'from simplestack.serving.container import cores; print(cores())'"
     assert docker("exec", one_core.container.id, "sh", "-c", ask) == "1"
 
 

@@ -16,7 +16,7 @@ import pytest
 from helpers import encode, gunicorn, post
 from PIL import Image
 
-from simplestack.serving import decoder, decoders, images, settings
+from simplestack.serving import container, decoder, decoders, images, settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 SIZES = {"plain": (2000, 1500), "wide": (9000, 300), "tall": (300, 9000), "square": (3000, 3000)}
@@ -82,7 +82,7 @@ def test_the_memory_of_a_container_is_its_own(tmp_path, files, limit):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert decoders.memory_limit(tmp_path) == (limit or psutil.virtual_memory().total)
+    assert container.memory_limit(tmp_path) == (limit or psutil.virtual_memory().total)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from simplestack.serving.inference import OnnxModel, cores
+from simplestack.serving.container import cores
+from simplestack.serving.inference import OnnxModel
 
 
 def test_packed_explanation_is_the_prediction(bento):

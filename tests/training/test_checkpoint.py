@@ -96,3 +96,11 @@ def test_a_crafted_optimizer_is_one_clear_line(changed: dict[str, Any]) -> None:
     checkpoint.restore_optimizer(optimizer, state)
     with pytest.raises(StackError, match="damaged"):
         checkpoint.restore_optimizer(optimizer, {**state, **changed})
+
+
+@pytest.mark.parametrize("data", [b"<!DOCTYPE html>", b"{}", b"\xff\xd8\xff\xe0"])
+def test_another_file_is_not_called_a_pickle(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(StackError, match="not a checkpoint"):
+        checkpoint.load(path)

@@ -8,6 +8,7 @@ from helpers import same_weights, split_folder, start_training, stop_at, train_i
 
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint
+from simplestack.training.options import merge, parse_arguments
 
 
 @pytest.mark.parametrize(("recipe", "epochs", "killed"), [("lp-ft", 6, 3), ("tutorial", 3, 1)])
@@ -35,6 +36,21 @@ def test_sigterm_leaves_the_finished_epochs_and_says_how_to_go_on(
     assert checkpoint.load(path).epoch >= 1
     assert f"python train.py -c {path}" in said
     assert process.returncode == 130
+
+
+def test_the_command_to_go_on_has_what_is_not_recorded() -> None:
+    given = parse_arguments(["--cache", "0.5", "--device", "cpu", "--epochs", "3"])
+    command = merge(given, {}).resume_command()
+    assert command.endswith(".ckpt --device cpu --cache 0.5")
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_epoch_before(
+    tmp_path: Path, photos: Path
+) -> None:
+    path = tmp_path / "a.ckpt"
+    with pytest.raises(StackError, match=r"epoch 1 isn't finite: the learning rate 1e\+30"):
+        train_in_process(path, "--data-dir", photos, "--epochs", 2, "--lr", 1e30)
+    assert checkpoint.load(path).epoch == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
