@@ -40,6 +40,8 @@ COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-i
 lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	$(COMPILE) pyproject.toml -o requirements.txt
+	grep -vE '^(cuda|nvidia|triton)' requirements.txt >requirements.new # torch pins them itself
+	mv requirements.new requirements.txt
 	$(COMPILE) --group serve --generate-hashes -c requirements.txt -o requirements-serve.txt
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 
@@ -48,12 +50,12 @@ clean: ## remove the virtual environment and caches; photos, checkpoints and Ben
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is made only after everything is installed, so an interrupted install goes on.
-$(VENV)/ready: requirements.txt
+$(VENV)/ready: requirements.txt install.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
 		"error: $(PYTHON) is missing or older than 3.11: name a newer one, as in make run PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo \
 		"error: $(PYTHON) can't make a virtual environment: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	@VENV=$(VENV) sh install.sh
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt

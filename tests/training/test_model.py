@@ -46,8 +46,13 @@ def test_the_linear_probe_is_the_regularised_optimum() -> None:
     assert math.isclose(float(network.resnet.fc.weight.grad.abs().max()), 0, abs_tol=1e-3)
 
 
-def test_the_features_mean_the_logits() -> None:
-    network = model.Classifier(3).eval()
-    photo = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
-    with torch.no_grad():
-        assert torch.allclose(network.resnet.fc(network.features(photo)), network(photo), atol=1e-4)
+@pytest.mark.parametrize("stages", range(6))
+@torch.no_grad()
+def test_frozen_stages_features_and_head_are_the_whole_network(network, photos, stages):
+    whole = network(photos)
+    network.frozen_stages = stages
+    frozen = network.frozen(photos)
+    assert frozen.shape[1] == (3, 64, 64, 128, 256, 512)[stages]
+    assert torch.allclose(network.resnet.fc(network.features(frozen)), whole, atol=1e-4)
+    assert torch.allclose(network.logits(frozen), whole, atol=1e-4)
+    network.frozen_stages = 0
