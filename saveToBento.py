@@ -20,7 +20,7 @@ from typing import Any
 import simplestack
 
 if __name__ == "__main__":
-    simplestack.exit_on_ctrl_c()
+    simplestack.loading("BentoML")
 
 # Before BentoML is imported, which otherwise reports what is built to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")

@@ -25,8 +25,8 @@ import simplestack
 from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
-    simplestack.exit_on_ctrl_c()
     GIVEN = parse_arguments()  # before the imports below, which take seconds
+    simplestack.loading("PyTorch")
     # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -243,7 +243,7 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    simplestack.raise_on(signal.SIGTERM)
+    simplestack.loaded(signal.SIGTERM)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
     try:
         main(GIVEN)

@@ -120,7 +120,7 @@ def main() -> None:
                 total[candidate] += count
         for candidate, count in total.items():
             accuracies[candidate].append(count / len(names))
-        print(*(f"{name} {values[-1]:.4f}" for name, values in accuracies.items()), sep="  ")
+        print(*(f"{name} {values[-1]:.4f}" for name, values in accuracies.items()), sep="  ", flush=True)
     print(f"\n{args.repeats} times {args.folds}-fold, {len(names)} photos:")
     for candidate, values in accuracies.items():
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -2,16 +2,26 @@
 
 import os
 import signal
+import sys
+
+CLEAR_LINE = "\r\33[K"
 
 
-def exit_on_ctrl_c() -> None:
-    """End without a traceback on Ctrl-C, while modules load: there is nothing to clean up yet."""
+def loading(what: str) -> None:
+    """Until `loaded`, say on a terminal what takes seconds, and end on Ctrl-C without a traceback.
+
+    There is nothing to clean up yet.
+    """
+    if sys.stderr.isatty():
+        print(f"loading {what} …", end="", file=sys.stderr, flush=True)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
-def raise_on(*numbers: signal.Signals) -> None:
+def loaded(*numbers: signal.Signals) -> None:
     """Let these signals, and Ctrl-C if it isn't ignored, raise KeyboardInterrupt."""
+    if sys.stderr.isatty():
+        print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in numbers:

@@ -101,7 +101,7 @@ def predict(url: str, image: Path) -> str:
 
 def stop_like_ctrl_c() -> None:
     """Let SIGTERM and a closed terminal stop this program as Ctrl-C does, and so its server."""
-    simplestack.raise_on(signal.SIGTERM, signal.SIGHUP)
+    simplestack.loaded(signal.SIGTERM, signal.SIGHUP)
 
 
 def serve_until_ctrl_c(bento: str, image: Path) -> None:
