@@ -120,7 +120,8 @@ def main() -> None:
                 total[candidate] += count
         for candidate, count in total.items():
             accuracies[candidate].append(count / len(names))
-        print(*(f"{name} {values[-1]:.4f}" for name, values in accuracies.items()), sep="  ", flush=True)
+        line = "  ".join(f"{name} {values[-1]:.4f}" for name, values in accuracies.items())
+        print(line, flush=True)
     print(f"\n{args.repeats} times {args.folds}-fold, {len(names)} photos:")
     for candidate, values in accuracies.items():
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
