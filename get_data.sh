@@ -33,18 +33,22 @@ is_data() { [ -d "$1/train" ] && [ -d "$1/val" ]; }
 
 is_sample() { [ -f "$dir/SAMPLE.txt" ]; }
 
+files_in() { # without what systems put there, as training does
+    find "$1" \( -name '.?*' -o -iname __MACOSX -o -iname Thumbs.db -o -iname desktop.ini \) -prune \
+        -o \( -type f -o -type l \) -print
+}
+
 photos_in() { # with the suffixes that training reads
-    find "$1" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.webp' \
-        -o -iname '*.avif' -o -iname '*.bmp' -o -iname '*.tif' -o -iname '*.tiff' \)
+    files_in "$1" | grep -iE '\.(jpe?g|jfif|png|webp|avif|bmp|tiff?)$' || true
 }
 
 get_photos() {
-    if is_data "$dir" && ! is_sample; then
+    if [ -d "$dir" ] && [ "$(photos_in "$dir")" ] && ! is_sample; then
         echo "The photos are in $dir/ already: nothing changed."
         return
     fi
     is_sample || [ ! -e "$dir" ] ||
-        fail "$dir exists, but has no train/ and val/ in it: move it away, or choose another folder with DATA_DIR"
+        fail "$dir exists, but has no photos in it: move it away, or choose another folder with DATA_DIR"
     has unzip || unavailable "unzip is needed to unpack the photos: install it (apt install unzip, brew install unzip)"
     mkdir -p "$new"
     case $url in
@@ -90,15 +94,18 @@ fetch() { # goes on with $part; shows its progress on a terminal
     fi
 }
 
-# Without -o and -P, unzip asks its terminal about double names and for passwords.
-is_whole() { unzip -tqq -o -P '' "$1" >/dev/null 2>&1; }
+# Without -o and -P, unzip asks its terminal about double names and for passwords. Its exit code is 1
+# after warnings, as of paths with Windows' backslashes.
+quiet_unzip() { unzip -qq -o -P '' "$@" >/dev/null 2>&1 || [ $? -eq 1 ]; }
+
+is_whole() { quiet_unzip -t "$1"; }
 
 unpack() {
     is_whole "$archive" || {
         rm -f "$part"
         fail "$url is not a whole zip archive, or encrypted: run this again, or check the address"
     }
-    unzip -qq -o -P '' "$archive" -d "$new" >/dev/null 2>&1 ||
+    quiet_unzip "$archive" -d "$new" ||
         fail "can't unpack into $new: is the disk full? Make room and run this again"
     [ -z "$(find "$new" -type l)" ] || fail "$url has links in it, which may lead anywhere: check the address"
     for found in "$new" "$new"/*; do
@@ -139,10 +146,12 @@ clear_leftovers() { # of runs that were killed
 }
 
 show() {
-    for class in "$dir"/train/*/ "$dir"/val/*/; do
+    set -- "$dir"/*/
+    ! is_data "$dir" || set -- "$dir"/train/*/ "$dir"/val/*/
+    for class; do
         class=${class%/}
         photos=$(photos_in "$class" | wc -l)
-        others=$(($(find "$class" -type f | wc -l) - photos))
+        others=$(($(files_in "$class" | wc -l) - photos))
         [ "$others" -eq 0 ] && skipped='' || skipped=", $others other skipped"
         echo "${class#"$dir"/}: $((photos)) photos$skipped"
     done

@@ -35,7 +35,10 @@ fi
 
 if [ -z "$missing" ]; then
     data=${DATA_DIR:-data} checkpoint=saved_models/photos.ckpt
-    [ "$data" = data ] || checkpoint=saved_models/$(basename "$data").ckpt
+    if [ "$data" != data ]; then # folders elsewhere may have the same name
+        sum=$(cd "$data" && pwd -P | cksum)
+        checkpoint=saved_models/$(basename "$data")-${sum%% *}.ckpt
+    fi
     set -- --data-dir "$data"
 else
     data=data-sample checkpoint=saved_models/sample.ckpt
@@ -55,6 +58,8 @@ else
 fi
 step python saveToBento.py "$checkpoint"
 
-photo=$(find "$data/val" -type f \( -iname '*.jp*g' -o -iname '*.png' -o -iname '*.webp' \
-    -o -iname '*.avif' -o -iname '*.bmp' -o -iname '*.tif*' \) | sort | head -n 1)
+photos=$data/val
+[ -d "$photos" ] || photos=$data
+photo=$(find "$photos" -type f ! -name '.*' | grep -iE '\.(jpe?g|jfif|png|webp|avif|bmp|tiff?)$' |
+    sort | head -n 1)
 step python -m simplestack serve "$photo"

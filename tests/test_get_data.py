@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import OFFLINE, PROJECT, error_line, run
+from helpers import OFFLINE, PROJECT, error_line, run, write_pictures
 
-TOOLS = "basename cat cksum cut dirname env find ls mkdir mv rm sed sh tr unzip wc"
+TOOLS = "basename cat cksum cut dirname env find grep ls mkdir mv rm sed sh tr unzip wc"
 
 
 def get(cwd: Path, *arguments: str, url: object = "", **environment: str):
@@ -227,6 +227,33 @@ def test_full_disk_is_one_clear_line_and_leaves_nothing_half_done(archive, web, 
     assert "is the disk full?" in error_line(get(full_disk, url=url))
     assert not (full_disk / "data").exists()
     assert not list(full_disk.glob("*.new.*"))
+
+
+def test_own_photos_are_taken_as_they_are(tmp_path):
+    write_pictures(tmp_path / "mine", 3, ("Käfer", "Bienen"))
+    (tmp_path / "mine" / "Käfer" / "day 1").mkdir()
+    for name in ("b.JPG", "._b.jpg", "c.heic"):
+        (tmp_path / "mine" / "Käfer" / "day 1" / name).write_bytes(b"")
+    before = contents(tmp_path)
+    result = get(tmp_path, url="/nowhere", DATA_DIR="mine")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert {"Käfer: 4 photos, 1 other skipped", "Bienen: 3 photos"} <= set(lines)
+    assert lines[-1] == "Next: python train.py --data-dir mine"
+    assert contents(tmp_path) == before
+
+
+def test_an_archive_made_on_windows_is_unpacked(archive, tmp_path):
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(tmp_path / "win.zip", "w") as new:
+        for item in old.infolist():
+            if not item.is_dir():
+                info = zipfile.ZipInfo("x")
+                info.filename, info.create_system = item.filename.replace("/", "\\"), 0
+                new.writestr(info, old.read(item))
+    (work := tmp_path / "work").mkdir()
+    result = get(work, url=tmp_path / "win.zip")
+    assert result.returncode == 0, result.stderr
+    assert len(list(work.glob("data/*/*/*.jpg"))) == 18
 
 
 def test_foreign_folder_is_left_alone(archive, tmp_path):

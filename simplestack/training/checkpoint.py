@@ -203,7 +203,9 @@ def is_whole(checkpoint: Checkpoint) -> bool:
     except pydantic.ValidationError:
         return False
     photos = checkpoint.photos
-    labels = {Path(name).parent.name for names in photos.values() for name in names}
+    labels = {
+        folders.class_of(name, checkpoint.classes) for names in photos.values() for name in names
+    }
     with torch.device("meta"):
         expected = model.Classifier(len(checkpoint.classes)).state_dict()
     return (

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from simplestack.serving import images
 from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
-from simplestack.training.folders import MAX_NAMED, Names, unexpected_files
+from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_files
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
 MIN_SIDE, MAX_SIDE = 16, 16_000  # pixels; anything smaller or larger is no photo
@@ -53,7 +53,7 @@ class Photos(Dataset[Tensor]):
 
     def _set_names(self, names: list[str]) -> None:
         self.names = names  # paths below the data folder
-        labels = [self.classes.index(Path(name).parent.name) for name in names]
+        labels = [self.classes.index(class_of(name, self.classes)) for name in names]
         self.labels = torch.tensor(labels)  # indices into `classes`, N int64
 
     def class_weights(self) -> Tensor:
@@ -199,7 +199,7 @@ def open_photos(
 def warnings(train: Photos, val: Photos) -> list[str]:
     """Return what to know about the photos before trusting the result."""
     found = []
-    if unexpected := unexpected_files(train.data_dir, train.classes):
+    if unexpected := unexpected_files(train.data_dir):
         count = _count(unexpected, "unexpected file")
         found.append(f"{count} skipped, not named like photos: {_some(unexpected)}")
     if broken := train.broken + val.broken:

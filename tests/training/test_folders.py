@@ -79,6 +79,73 @@ def test_the_split_is_recorded_and_kept_when_photos_are_added(tmp_path: Path) ->
     assert checkpoint.load(path).photos == before
 
 
+def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 4)
+    (tmp_path / "ants" / "day 1" / "bees").mkdir(parents=True)
+    (tmp_path / "ants" / "0.png").rename(tmp_path / "ants" / "day 1" / "bees" / "x.png")
+    names = folders.find_photos(tmp_path, ["ants", "bees"], seed=0)
+    found = names["train"] + names["val"]
+    assert "ants/day 1/bees/x.png" in found
+    assert [folders.class_of(name, ["ants", "bees"]) for name in found].count("ants") == 4
+
+
+@pytest.mark.parametrize(("train", "val"), [("Train", "Valid"), ("training", "TEST")])
+def test_folders_for_training_and_validation_have_several_names(folder, train, val):
+    (folder / "train").rename(folder / train)
+    (folder / "val").rename(folder / val)
+    classes = folders.find_classes(folder)
+    names = folders.find_photos(folder, classes, seed=0)
+    assert classes == ["ants", "bees"]
+    assert {folders.class_of(name, classes) for name in names["val"]} == {"ants", "bees"}
+    assert all(name.startswith(f"{val}/") for name in names["val"])
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 4, ("train", "tram"))
+    assert folders.find_classes(tmp_path) == ["train", "tram"]
+    names = folders.find_photos(tmp_path, ["train", "tram"], seed=0)
+    assert len(names["train"]) == 6
+
+
+def test_a_class_cannot_be_called_train_within_train(folder):
+    for split in ("train", "val"):
+        (folder / split / "ants").rename(folder / split / "train")
+    with pytest.raises(StackError, match="can't be called train"):
+        folders.find_classes(folder)
+
+
+def test_what_systems_leave_is_ignored(folder):
+    for split in ("train", "val"):
+        for name in ("__MACOSX", ".ipynb_checkpoints"):
+            shutil.copytree(folder / split / "ants", folder / split / name)
+        for name in ("._00.jpg", "Thumbs.db", ".DS_Store"):
+            (folder / split / "ants" / name).write_bytes(b"")
+    assert folders.find_classes(folder) == ["ants", "bees"]
+    assert folders.unexpected_files(folder) == []
+
+
+def test_names_are_compared_in_one_form_of_unicode(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train", 2, ("ants", "ka\u0308fer"))
+    write_pictures(tmp_path / "val", 2, ("ants", "k\u00e4fer"))
+    classes = folders.find_classes(tmp_path)
+    assert classes == ["ants", "k\u00e4fer"]
+    names = folders.find_photos(tmp_path, classes, seed=0)
+    assert {folders.class_of(name, classes) for name in names["train"]} == set(classes)
+
+
+def test_a_link_that_leads_nowhere_is_named(folder):
+    (folder / "train" / "ants" / "gone.jpg").symlink_to("/nowhere.jpg")
+    (found,) = folders.unexpected_files(folder)
+    assert found.endswith("gone.jpg, a link that leads nowhere")
+
+
+def test_a_folder_without_photos_says_what_is_in_it(folder):
+    for path in (folder / "train" / "bees").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(StackError, match=r"train/bees has no photos in it, only 6 \.heic"):
+        folders.find_photos(folder, ["ants", "bees"], seed=0)
+
+
 @pytest.fixture
 def folder(pictures, tmp_path) -> Path:
     return Path(shutil.copytree(pictures, tmp_path / "data"))
