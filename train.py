@@ -134,8 +134,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
             row |= {"val_loss": val_loss, "val_accuracy": val_accuracy}
             row["seconds"] = time.perf_counter() - started
             state.add_epoch(row, model_without_ddp, optimizer, scaler)
-            if state.best_row is row:
-                best_logits = logits
+            best_logits = logits if state.best_row is row else best_logits
             if world.rank == 0:
                 checkpoint.save(path, state)
                 report.write_history(path, state.history, writer)
