@@ -223,9 +223,12 @@ def attacked(request, image, photo) -> Attacked:
     """What came of every kind of hostile picture, eight at a time; by workers and memory."""
     workers, memory = request.param
     options = ("--memory", memory, "--memory-swap", memory, "--env", f"WEB_CONCURRENCY={workers}")
-    bodies, sent = [build() for build in hostile.KINDS.values()], itertools.count()
+    bodies = [build() for build in hostile.KINDS.values()]
+    largest = photo.read_bytes().ljust(hostile.MAX_BYTES, b"\0")
     with dyno(image, *options) as container:
-        load(container.url, photo.read_bytes(), 8, lambda: next(sent) >= 200)
+        for body, count in ((photo.read_bytes(), 200), (largest, 40)):  # what others may send, too
+            sent = itertools.count()
+            load(container.url, body, 8, lambda sent=sent, count=count: next(sent) >= count)
 
         def pids() -> str:
             return docker("top", container.id, "-o", "pid,comm")
