@@ -58,18 +58,19 @@ def spread(values: list[float]) -> str:
 def cross_validate(data_dir: Path, recipe: str, folds: int) -> None:
     """Predict each photo with a model that was trained on the other folds only."""
     classes = folders.find_classes(data_dir)
-    names = folders.find_photos(data_dir, classes, seed=0)
-    photos = [data_dir / name for split in folders.SPLITS for name in names[split]]
-    random.Random(0).shuffle(photos)  # noqa: S311  (nothing secret about it)
-    photos.sort(key=lambda path: path.parent.name)  # each fold gets its share of each class
+    split_names = folders.find_photos(data_dir, classes, seed=0)
+    names = [name for split in folders.SPLITS for name in split_names[split]]
+    random.Random(0).shuffle(names)  # noqa: S311  (nothing secret about it)
+    names.sort(key=lambda name: folders.class_of(name, classes))  # a share of each class per fold
     correct = total = 0
     for fold in range(folds):
         with tempfile.TemporaryDirectory() as folder:
-            for i, path in enumerate(photos):
+            for i, name in enumerate(names):
+                path = (data_dir / name).resolve()
                 split = "val" if i % folds == fold else "train"
-                class_folder = Path(folder, split, path.parent.name)
+                class_folder = Path(folder, split, folders.class_of(name, classes))
                 class_folder.mkdir(parents=True, exist_ok=True)
-                (class_folder / f"{i}{path.suffix}").symlink_to(path.resolve())
+                (class_folder / f"{i}{path.suffix}").symlink_to(path)
             result = train(Path(folder), recipe, seed=0)
         count, accuracy = len(result.photos["val"]), result.history[-1]["val_accuracy"]
         correct += round(accuracy * count)

@@ -84,10 +84,10 @@ def train(photos: Photos, held_out: Photos, options: Options) -> dict[str, int]:
     }
 
 
-def folds_of(names: list[str], count: int, seed: int) -> list[Names]:
+def folds_of(names: list[str], classes: list[str], count: int, seed: int) -> list[Names]:
     """Split the photos into folds, each with its share of each class."""
     shuffled = random.Random(seed).sample(names, len(names))  # noqa: S311  (nothing secret)
-    shuffled.sort(key=lambda name: Path(name).parent.name)
+    shuffled.sort(key=lambda name: folders.class_of(name, classes))
     return [
         {
             "train": [name for i, name in enumerate(shuffled) if i % count != fold],
@@ -112,7 +112,7 @@ def main() -> None:
     for repeat in range(args.repeats):
         options = merge(argparse.Namespace(data_dir=args.data_dir, seed=repeat), {})
         total: dict[str, int] = defaultdict(int)
-        for fold in folds_of(names, args.folds, repeat):
+        for fold in folds_of(names, classes, args.folds, repeat):
             photos = dataset.open_photos(
                 args.data_dir, fold, classes, budget=GB, device=torch.device("cpu")
             )

@@ -105,10 +105,10 @@ class Minute(NamedTuple):
 
 @pytest.fixture(scope="module")
 def minute(image, photo) -> Minute:
-    """What 64 connections got in a minute, or in as long as a slow machine takes for 4,500."""
+    """What 64 connections got in a minute, or in as long as a slow machine takes for 6,000."""
     outcomes, memory, end = Counter(), [], time.monotonic() + 60
     with dyno(image, "--env", "WEB_CONCURRENCY=2") as container:
-        while time.monotonic() < end or outcomes.total() < 4500:
+        while time.monotonic() < end or outcomes.total() < 6000:
             sent = itertools.count()
             outcomes += load(
                 container.url, photo.read_bytes(), 64, lambda sent=sent: next(sent) >= 500
