@@ -6,20 +6,20 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help run test fuzz rehearse lint format docs lock clean
 
-help: ## list the recipes
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
+help:
+	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
+
+## Use it:
 
 run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, serve
 	@sh run.sh
 
+## DATA_DIR=FOLDER make run takes photos of your own, PORT=5001 make run another port than 5000.
+
+## Work on it:
+
 test: lint ## install what is missing, then check style, types and behaviour
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-
-fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is packed (needs strace)
-	PYTHONPATH=. $(BIN)/python tests/fuzz.py
-
-rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
-	@sh tests/rehearsal/rehearse.sh
 
 lint: $(VENV)/ready-dev ## check style, types and shell scripts
 	$(BIN)/ruff check .
@@ -30,6 +30,12 @@ lint: $(VENV)/ready-dev ## check style, types and shell scripts
 format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is packed (needs strace)
+	PYTHONPATH=. $(BIN)/python tests/fuzz.py
+
+rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
+	@sh tests/rehearsal/rehearse.sh
 
 docs: $(VENV)/ready-dev ## put the help texts into docs/command-line.md
 	$(BIN)/cog -r docs/command-line.md
@@ -59,5 +65,5 @@ $(VENV)/ready: requirements.txt install.sh
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@VENV=$(VENV) sh install.sh requirements-dev.txt
 	@touch $@

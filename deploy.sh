@@ -1,12 +1,12 @@
 #!/bin/sh
-# Deploy the Bento that was packed last to Heroku: `sh deploy.sh --help`.
+# Deploy the Bento that was packed last, or last under a name, to Heroku: `sh deploy.sh --help`.
 # Every command is printed before it runs. Running it again deploys again.
 set -eu
 cd "$(dirname "$0")"
 PATH=$PWD/.venv/bin:$PATH
 READY_WITHIN=${READY_WITHIN:-90} # seconds; Heroku gives up on a dyno after 60 (R10)
 HOST=${HEROKU_HOST:-heroku.com}
-usage="sh deploy.sh APP [--yes | --dry-run]"
+usage="sh deploy.sh APP [NAME] [--yes | --dry-run]"
 
 fail() {
     echo "error: $*" >&2
@@ -41,7 +41,7 @@ quote() { # only if the shell needs it
 }
 
 parse() {
-    app='' dry='' yes=''
+    app='' name='' dry='' yes=''
     for argument; do
         case $argument in
         -h | --help)
@@ -51,8 +51,8 @@ parse() {
         --dry-run) dry=yes ;;
         --yes) yes=yes ;;
         [a-z]*)
-            [ -z "$app" ] || fail "one name only: $usage"
-            app=$argument
+            [ -z "$name" ] || fail "one app and one name only: $usage"
+            [ -z "$app" ] && app=$argument || name=$argument
             ;;
         *) fail "'$argument' is not an app name in lower case: $usage" ;;
         esac
@@ -64,8 +64,8 @@ help() {
     cat <<-END
 		usage: $usage
 
-		Deploy the Bento that was packed last to Heroku: create APP if it doesn't exist, build and push
-		the image, release it, wait until it is ready, and predict one photo.
+		Deploy the Bento that was packed last, or last under a NAME, to Heroku: create APP if it doesn't
+		exist, build and push the image, release it, wait until it is ready, and predict one photo.
 
 		  --yes      don't ask before creating APP, which costs money
 		  --dry-run  only print the commands
@@ -76,7 +76,8 @@ help() {
 
 find_bento_and_photo() {
     has python || fail "python is missing: make run, or activate your virtual environment"
-    bento=$(python -m simplestack saved-path)
+    # shellcheck disable=SC2086 # no word if there is no name
+    bento=$(python -m simplestack saved-path $name)
     bento=$(quote "$bento")
     photo=${PHOTO:-$(find data/val data-sample/val -name '*.jpg' 2>/dev/null | sort | head -n 1)}
     [ -f "$photo" ] || fail "there is no photo to predict: PHOTO=some.jpg sh deploy.sh $app"

@@ -161,7 +161,7 @@ show() {
         echo "These are drawn pictures, not photos."
         options="$options --from-scratch"
     fi
-    printf '\nNext: python train.py%s\n' "$options"
+    [ -n "${NO_NEXT+set}" ] || printf '\nNext: python train.py%s\n' "$options"
 }
 
 trap 'rm -rf "$new" "$new.old"' EXIT

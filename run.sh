@@ -1,7 +1,8 @@
 #!/bin/sh
 # All steps in a row, as a person would type them: `make run`.
-# It reuses what is there: photos, a finished or interrupted training, a packed Bento.
+# It reuses what is there: photos, a training of them, finished or interrupted, and a packed Bento.
 set -eu
+export NO_NEXT=yes # the steps don't name the next one
 trap 'exit 130' INT TERM
 EX_UNAVAILABLE=69 # the exit code of a step that lacks a connection or a tool
 
@@ -51,15 +52,8 @@ else
     set -- --data-dir "$data" --from-scratch --epochs 6 --lr 0.01
 fi
 
-if [ -f "$checkpoint" ]; then
-    step python train.py --data-dir "$data" --checkpoint "$checkpoint" --save-to-bento no
-else
-    step python train.py "$@" --output "$checkpoint" --save-to-bento no
-fi
+step python train.py "$@" --output "$checkpoint" --update --save-to-bento no
 step python saveToBento.py "$checkpoint"
 
-photos=$data/val
-[ -d "$photos" ] || photos=$data
-photo=$(find "$photos" -type f ! -name '.*' | grep -iE '\.(jpe?g|jfif|png|webp|avif|bmp|tiff?)$' |
-    sort | head -n 1)
-step python -m simplestack serve "$photo"
+trap : INT # it ends the server, and nothing has failed
+step python -m simplestack serve "$checkpoint" "$data"

@@ -20,7 +20,7 @@ from typing import Any
 import simplestack
 
 if __name__ == "__main__":
-    simplestack.loading("BentoML")
+    simplestack.loading("BentoML", "bentoml")
 
 # Before BentoML is imported, which otherwise reports what is built to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -48,18 +48,19 @@ def main(argv: list[str] | None = None) -> None:
     path = args.checkpoint or checkpoint.newest(Path("saved_models"))
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
-    folders.check_recorded(data_dir, state.photos)
+    select_photos(state, path, data_dir)
+    name = args.name or build.default_name(state.classes)
     labels = {"checkpoint": build.hash_files(path), "code": build.hash_code()}
-    packed = build.find_packed(labels)
+    packed = build.find_packed(name, labels)
     if packed:
         print(f"{path} is packed already.")
     else:
-        print(f"Packing {path}")
+        print(f"Packing {path} as {name}")
         with tempfile.TemporaryDirectory() as folder:
             file, metadata = export_model(state, data_dir, Path(folder))
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
-            packed = build.build_bento(file, metadata, labels)
+            packed = build.build_bento(name, file, metadata, labels)
     show(packed, state, data_dir)
 
 
@@ -67,11 +68,41 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description="Pack a checkpoint into a BentoML service.",
-        epilog=f"Next: bentoml serve {build.NAME}:latest",
+        epilog="Next: bentoml serve NAME:latest",
     )
     parser.add_argument("checkpoint", type=Path, nargs="?", help="default: newest in saved_models")
     parser.add_argument("--data-dir", type=Path, help="photos (default: those it was trained on)")
-    return parser.parse_args(argv)
+    parser.add_argument("--name", help="of the service (default: after its classes)")
+    args = parser.parse_args(argv)
+    if args.name and not build.NAME.fullmatch(args.name):
+        parser.error(f"--name must be {build.NAME_RULE}")
+    return args
+
+
+def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
+    """Drop photos that are gone; say so if what the checkpoint learned from has changed since.
+
+    Raises StackError if none are left.
+    """
+    if changed := folders.changes(data_dir, state.classes, state.sizes):
+        again = [
+            "python",
+            "train.py",
+            "--update",
+            "--data-dir",
+            str(data_dir),
+            "--output",
+            str(path),
+        ]
+        said = f"note: {data_dir} has changed since {path} was trained ({changed})"
+        print(f"{printable(said)}. To train it anew:\n  {shlex.join(again)}", file=sys.stderr)
+    for split, names in state.photos.items():
+        state.photos[split] = [name for name in names if (data_dir / name).is_file()]
+        if not state.photos[split]:
+            raise StackError(
+                f"{data_dir} has none of the photos that {path} was trained with: name their folder"
+                " with --data-dir, or train again"
+            )
 
 
 def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -79,36 +110,35 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
 
     The file is fp32 if int8 changes too many answers. Raises StackError if ONNX and PyTorch differ.
     """
-    classifier = model.Classifier(len(state.classes))
+    classifier = model.Classifier(len(state.classes)).eval()
     classifier.load_state_dict(state.best)
-    train, val = (
-        Photos(data_dir, state.photos[split], state.classes, whole=False)
-        for split in folders.SPLITS
-    )
-    photos, targets = onnx_export.read_photos(val)
-    expected = onnx_export.torch_logits(classifier, photos)
+    train, val = state.photos["train"], state.photos["val"]
+    count = min(len(train), CALIBRATION_PHOTOS)
+    calibration = [train[i * len(train) // count] for i in range(count)]
+    # So few photos tell little about int8: those for its calibration are compared, too.
+    compared = val + calibration if len(val) < FEW_PHOTOS else val
+    photos = Photos(data_dir, compared, state.classes, whole=False)
 
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
+    print("exporting to ONNX …")
     onnx_export.to_onnx(classifier, fp32)
-    calibration, its_targets = onnx_export.read_photos(train, CALIBRATION_PHOTOS)
-    # So few photos tell little about int8: those for its calibration are compared too.
-    more = len(targets) < FEW_PHOTOS
-    compared = np.concatenate([photos, calibration]) if more else photos
-    fp32_logits = onnx_export.onnx_logits(OnnxModel(fp32), compared)
-    exported = fp32_logits[: len(targets)]
+    print("quantizing to int8 …")
+    onnx_export.quantize(fp32, int8, Photos(data_dir, calibration, state.classes, whole=False))
+    print(f"comparing the answers to {len(photos)} photos …")
+    models = (classifier, OnnxModel(fp32), OnnxModel(int8))
+    expected, exported, quantized = onnx_export.logits_of(models, photos)
     difference = float(np.abs(exported - expected).max())
     if not difference <= MAX_LOGIT_DIFFERENCE:  # NaN is neither
         raise StackError(
             f"the exported model differs from PyTorch's by {difference:.2g} in a logit, more than"
             f" {MAX_LOGIT_DIFFERENCE:g}: not packed. Install the versions in requirements.txt"
         )
-    onnx_export.quantize(fp32, int8, calibration)
-    int8_logits = onnx_export.onnx_logits(OnnxModel(int8), compared)
-    labels = targets + its_targets if more else targets
-    reason = onnx_export.reason_against_int8(int8_logits, fp32_logits, labels)
+    reason = onnx_export.reason_against_int8(quantized, exported, photos.labels.tolist())
     if reason:
         print(f"note: int8 {reason}, so fp32 is packed")
-    file, served = (fp32, exported) if reason else (int8, int8_logits[: len(targets)])
+    file, served = (fp32, exported) if reason else (int8, quantized)
+    targets = photos.labels[: len(val)].numpy()
+    expected, served = expected[: len(val)], served[: len(val)]
     return file, {
         "classes": state.classes,
         "notice": state.notice,
@@ -139,7 +169,9 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
         f" {metadata['same_answers']} of {metadata['validation_photos']} photos"
         f"\n{name} → {answer}"
         f"\ntag: {packed.tag}\nsaved path: {saved_path}"
-        f"\n\nNext: bentoml serve {build.NAME}:latest"
+    )
+    simplestack.print_next(
+        f"bentoml serve {packed.tag.name}:latest"
         f'\nthen: curl -X POST http://localhost:{Settings.port}/predict -H "Content-Type: image/*"'
         f" --data-binary {shlex.quote(f'@{name}')}"
     )

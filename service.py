@@ -1,6 +1,6 @@
 """The BentoML service: an image in, its label and probabilities out.
 
-    bentoml serve ant_or_bee_classifier:latest
+    bentoml serve NAME:latest
     curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --data-binary @image.jpg
 
 `python saveToBento.py` packs it with the model. It must not import torch, which isn't deployed.
@@ -27,14 +27,14 @@ from simplestack.serving.inference import OnnxModel, softmax, verify
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
-MODEL = bentoml.models.BentoModel("ant_or_bee_resnet18:latest")
+MODEL = bentoml.models.BentoModel("resnet18:latest")
 JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to infer it
 # One worker keeps all cores busy, as inference releases Python's lock. Each thread takes 10 MB.
 THREADS = min(4, 2 * cores())
 
 
 @bentoml.service(
-    name="ant_or_bee_classifier",
+    name="photo_classifier",  # the Bento is named after its classes
     threads=THREADS,
     http={"port": settings.Settings.port},
     traffic={"timeout": settings.timeout() + 1},  # so that the gate answers first
@@ -58,7 +58,7 @@ THREADS = min(4, 2 * cores())
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
 )
-class AntOrBeeClassifier:
+class PhotoClassifier:
     """Tells what a photo shows, with a fine-tuned ResNet-18."""
 
     stored = MODEL  # an attribute, so that BentoML packs it
@@ -105,7 +105,7 @@ def about() -> dict[str, Any]:
     return dict(MODEL.resolve().info.metadata)
 
 
-service: bentoml.Service[Any] = AntOrBeeClassifier
+service: bentoml.Service[Any] = PhotoClassifier
 service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
 service.add_asgi_middleware(site.cors)
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)

@@ -19,6 +19,7 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import simplestack
@@ -26,7 +27,7 @@ from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
     GIVEN = parse_arguments()  # before the imports below, which take seconds
-    simplestack.loading("PyTorch")
+    simplestack.loading("PyTorch", "torch")
     # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -48,18 +49,18 @@ GB = 1e9  # bytes
 
 def main(given: argparse.Namespace) -> None:
     """Train, or evaluate a checkpoint; print what came of it and the next command."""
-    resumed = checkpoint.load(given.checkpoint) if "checkpoint" in given else None
+    resumed = checkpoint.resume(given)
     options = merge(given, resumed.arguments if resumed else {})
     path = options.output
-    if resumed:
-        folders.check_recorded(options.data_dir, resumed.photos)
     if not options.evaluate:  # better to fail now than after the training
-        checkpoint.check_output(path, resumed=path == options.checkpoint)
+        checkpoint.check_output(path, replace=options.update or path == options.checkpoint)
     if options.tensorboard:
         report.summary_writer()
     try:
         if resumed and options.evaluate:
-            print_metrics(options, resumed)
+            evaluate(options, resumed)
+        elif resumed and options.update and report.is_complete(path, resumed, options.epochs):
+            print(f"{path} has learned from these photos already: nothing to do.")
         else:
             train(options, resumed)
     except KeyboardInterrupt:
@@ -74,7 +75,10 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     recipe, path = RECIPES[options.recipe], options.output
     world = World.start(options.device)
     state = resumed or checkpoint.new(options)
-    photos, val_photos = open_photos(options, state, world)
+    budget = world.memory(options.cache * GB)
+    photos, val_photos = dataset.open_photos(
+        options.data_dir, state.photos, state.classes, budget=budget, device=world.device
+    )
     writer = None
     if options.tensorboard and world.rank == 0:
         writer = report.summary_writer()(report.report_folder(path) / "tensorboard")
@@ -194,14 +198,6 @@ def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
     return loss_sum / len(photos), correct / len(photos)
 
 
-def open_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
-    """Read the photos of a run, for training and for validation."""
-    budget = world.memory(options.cache * GB)
-    return dataset.open_photos(
-        options.data_dir, state.photos, state.classes, budget=budget, device=world.device
-    )
-
-
 def build_optimizer(model: Classifier, recipe: Recipe, lr: float) -> torch.optim.SGD:
     """Return the optimizer of the body's and the head's parameters."""
     head = list(model.resnet.fc.parameters())
@@ -214,14 +210,20 @@ def build_optimizer(model: Classifier, recipe: Recipe, lr: float) -> torch.optim
     return torch.optim.SGD(groups, momentum=MOMENTUM)
 
 
-def print_metrics(options: Options, state: Checkpoint) -> None:
-    """Evaluate the best epoch of a checkpoint."""
+def evaluate(options: Options, state: Checkpoint) -> None:
+    """Measure the best epoch of a checkpoint, on its validation photos or in another folder."""
+    names = state.photos["val"]
+    if options.data_dir.resolve() != Path(state.arguments["data_dir"]).resolve():
+        names = folders.find_labelled(options.data_dir, state.classes)
     world = World.start(options.device)
-    _, val_photos = open_photos(options, state, world)
-    logits = predict(load_best(state, world), val_photos, world, RECIPES[options.recipe])
+    budget = world.memory(options.cache * GB)
+    photos = dataset.open_labelled(
+        options.data_dir, names, state.classes, budget=budget, device=world.device
+    )
+    logits = predict(load_best(state, world), photos, world, RECIPES[options.recipe])
     world.stop()
     if world.rank == 0:
-        measured = metrics.compute_metrics(logits.softmax(1), val_photos.labels, state.classes)
+        measured = metrics.compute_metrics(logits.softmax(1), photos.labels, state.classes)
         print(metrics.format_metrics(measured))
 
 
@@ -234,7 +236,7 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
         f"\nreport: {report.report_folder(path) / 'report.html'}\ncheckpoint: {path}"
     )
     if not console.wants_bento(options.save_to_bento):
-        print(f"\nNext: python saveToBento.py {shlex.quote(str(path))}")
+        simplestack.print_next(f"python saveToBento.py {shlex.quote(str(path))}")
         return
     import saveToBento  # noqa: PLC0415  (slow to import, and not always needed)
 

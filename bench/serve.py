@@ -35,7 +35,6 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
-import bentoml
 import numpy as np
 import requests
 import torch
@@ -460,7 +459,7 @@ def main() -> None:
     args = parser.parse_args()
     if not shutil.which("wrk") or not OTHERS.exists():
         sys.exit("error: wrk or bench/others is missing: see the top of bench/serve.py")
-    saved_path = Path(bentoml.get(f"{build.NAME}:latest").path)
+    saved_path = Path(build.latest().path)
     state = checkpoint.load(args.checkpoint)
     paths = [args.data_dir / name for name in state.photos["val"]]
     print(machine.describe())

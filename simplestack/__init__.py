@@ -1,17 +1,22 @@
 """The Simple Stack: `serving` is what is deployed, `training` and `packing` lead there."""
 
+import importlib.util
 import os
+import shutil
 import signal
 import sys
 
+ACTIVATE = "activate the environment first (. .venv/bin/activate)"
 CLEAR_LINE = "\r\33[K"
 
 
-def loading(what: str) -> None:
+def loading(what: str, package: str) -> None:
     """Until `loaded`, say on a terminal what takes seconds, and end on Ctrl-C without a traceback.
 
-    There is nothing to clean up yet.
+    There is nothing to clean up yet. Exits with an error if it isn't installed.
     """
+    if not importlib.util.find_spec(package):
+        sys.exit(f"error: {what} isn't installed in this Python: {ACTIVATE}, or make run")
     if sys.stderr.isatty():
         print(f"loading {what} …", end="", file=sys.stderr, flush=True)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -31,3 +36,10 @@ def loaded(*numbers: signal.Signals) -> None:
 def _exit(*_: object) -> None:
     os.write(2, b"\nStopped.\n")
     os._exit(130)
+
+
+def print_next(commands: str) -> None:
+    """Print the next command, unless a script runs all of them in a row."""
+    if "NO_NEXT" not in os.environ:
+        hint = "" if shutil.which("bentoml") else f"{ACTIVATE}, then\n"
+        print(f"\nNext: {hint}{commands}")

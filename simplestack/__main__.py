@@ -3,18 +3,23 @@
 python -m simplestack check-port            fail if another program listens on $PORT
 python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
 python -m simplestack fetch-weights         download the ImageNet weights
-python -m simplestack saved-path            print where the latest Bento is
-python -m simplestack serve PHOTO           serve the latest Bento and predict a photo
+python -m simplestack saved-path [NAME]     print where the latest Bento is
+python -m simplestack serve CHECKPOINT FOLDER
+                                            serve what was packed from it, predict a photo
 """
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import bentoml
 
 from simplestack.packing import build, local_server
-from simplestack.serving import settings
+from simplestack.serving import images, settings
 from simplestack.serving.errors import StackError
-from simplestack.training import sample
+from simplestack.training import folders, sample
 
 
 def main(arguments: list[str]) -> None:
@@ -26,13 +31,37 @@ def main(arguments: list[str]) -> None:
             sample.write(Path(folder), sample.COUNTS)
         case ["fetch-weights"]:
             fetch_weights()
-        case ["saved-path"]:
-            print(build.latest().path)
-        case ["serve", photo]:
-            local_server.serve_until_ctrl_c(f"{build.NAME}:latest", Path(photo))
+        case ["saved-path", *name]:
+            print(build.latest(*name[:1]).path)
+        case ["serve", checkpoint, data_dir]:
+            serve(Path(checkpoint), Path(data_dir))
         case _:
             print(__doc__, file=sys.stderr)
             sys.exit(2)
+
+
+def serve(checkpoint: Path, data_dir: Path) -> None:
+    """Serve what was packed from a checkpoint, predict a photo, and show requests until Ctrl-C."""
+    bento = build.latest(checkpoint=build.hash_files(checkpoint))
+    about: dict[str, Any] = dict(bentoml.models.get(bento.info.all_models[0].tag).info.metadata)
+    photos = f"{about['validation_photos']} validation photos"
+    local_server.serve_until_ctrl_c(
+        str(bento.tag),
+        first_readable(data_dir, about["classes"]),
+        f"accuracy: {about['accuracy_packed']:.4f} on {photos}",
+        f"report: {checkpoint.with_suffix('') / 'report.html'}",
+        "your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it",
+        "the single steps: . .venv/bin/activate, then as in README.md",
+    )
+
+
+def first_readable(data_dir: Path, classes: list[str]) -> Path:
+    """Return a photo, of those for validation if they are set apart. Raises StackError if none."""
+    for name in folders.find_labelled(data_dir, classes):
+        with suppress(StackError, OSError):
+            images.read((data_dir / name).read_bytes())
+            return data_dir / name
+    raise StackError(f"none of the photos in {data_dir} can be read")
 
 
 def fetch_weights() -> None:

@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import bentoml
 import hostile
 import psutil
 import requests
@@ -30,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from simplestack.packing import build
+from simplestack.serving.errors import StackError
 from simplestack.training import sample
 
 CLIENTS = 8
@@ -199,9 +199,9 @@ def main() -> None:
     if not shutil.which("strace"):
         sys.exit("error: strace is missing: apt install strace")
     try:
-        saved_path = Path(bentoml.get(f"{build.NAME}:latest").path)
-    except bentoml.exceptions.NotFound:
-        sys.exit("error: nothing is packed yet: make run")
+        saved_path = Path(build.latest().path)
+    except StackError as error:
+        sys.exit(f"error: {error}")
     outcome = fuzz(saved_path, args.requests, args.seed)
     answers = ", ".join(f"{number} × {status}" for status, number in outcome.answers.most_common())
     print(f"answers: {answers}\nwrong: {len(outcome.wrong)}", *outcome.wrong[:10], sep="\n  ")

@@ -74,16 +74,15 @@ def test_served_answers_agree_with_pytorch(walked):
     network.load_state_dict(state.best)
     val = Photos(folder / "data", state.photos["val"], state.classes, whole=False)
     assert len(val) == 153
-    expected = onnx_export.torch_logits(network, onnx_export.read_photos(val)[0]).argmax(1)
+    expected = onnx_export.logits_of([network.eval()], val)[0].argmax(1)
     with local_server.serve(re.search(r"saved path: (.+)", output)[1]) as url:
         answers = [post(url, path.read_bytes()).json()["label"] for path in val.paths]
     served = np.array([state.classes.index(label) for label in answers])
     assert (served == expected).sum() >= 152
 
 
-def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tmp_path):
-    copy = copy_project(tmp_path)
-    (copy / ".venv").symlink_to(BIN.parent)
+def make_run(copy: Path) -> str:
+    """Run all steps until the page is served, then press Ctrl-C; return what was printed."""
     environment = {
         **{k: v for k, v in os.environ.items() if k not in {"DATA_URL", "TORCH_HOME"}},
         **OFFLINE,
@@ -105,10 +104,27 @@ def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tm
     output = ""
     for line in process.stdout:
         output += line
-        if "The page: http" in line:
+        if f"The page: http://localhost:{environment['PORT']}/" in line:
+            body = (copy / "data-sample" / "val" / "bees" / "00.jpg").read_bytes()
+            assert post(f"http://127.0.0.1:{environment['PORT']}", body).ok
+        if "POST /predict 200" in line:
             break
     os.killpg(process.pid, signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    assert "DEMONSTRATION ONLY" in output, output + rest
-    assert re.search(r'00\.jpg → {"label": "(ants|bees)"', output), output + rest
-    assert f"The page: http://localhost:{environment['PORT']}/" in output
+    output += process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tmp_path):
+    copy = copy_project(tmp_path)
+    (copy / ".venv").symlink_to(BIN.parent)
+    output = make_run(copy)
+    assert "DEMONSTRATION ONLY" in output
+    assert re.search(r'00\.jpg → {"label": ?"(ants|bees)"', output), output
+    assert re.search(r"accuracy: [01]\.\d{4} on \d+ validation photos", output)
+    assert "report: saved_models/sample/report.html" in output
+    assert "Next:" not in output
+    assert output.endswith("\nStopped.\n")
+    again = make_run(copy)
+    assert "nothing to do" in again
+    assert "is packed already" in again

@@ -56,6 +56,44 @@ def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, trained,
         assert f"--data-binary '@{tmp_path}/{shown}'" in capsys.readouterr().out
 
 
+def test_packing_says_if_photos_have_changed_since(trained, tmp_path, capsys):
+    state = checkpoint.load(trained)
+    data = shutil.copytree(state.arguments["data_dir"], tmp_path / "data")
+    (data / state.photos["val"][0]).unlink()
+    saveToBento.select_photos(state, trained, data)
+    said = capsys.readouterr().err
+    assert "has changed since" in said
+    assert "(1 gone)" in said
+    assert f"python train.py --update --data-dir {data} --output {trained}" in said
+    assert len(state.photos["val"]) == 5
+    for path in data.glob("train/*/*.jpg"):
+        path.rename(path.with_stem(f"new-{path.stem}"))
+    with pytest.raises(StackError, match="none of the photos"):
+        saveToBento.select_photos(state, trained, data)
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"),
+    [
+        (["ants", "bees"], "ant_or_bee_classifier"),
+        (["Hornisse", "Hummel", "Wespe"], "hornisse_or_hummel_or_wespe_classifier"),
+        (["Bienen & Käfer", "Öl"], "bienen_kafer_or_ol_classifier"),
+        (["a", "b", "c", "d"], "photo_classifier"),
+        (["蚂蚁", "蜜蜂"], "photo_classifier"),
+        (["1", "2"], "photo_classifier"),
+        (["x" * 30, "y" * 30], "photo_classifier"),
+    ],
+)
+def test_a_bento_is_called_after_its_classes(classes, name):
+    assert build.default_name(classes) == name
+
+
+def test_a_name_that_cannot_be_one_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        saveToBento.main(["--name", "My Model"])
+    assert "--name must be a letter" in capsys.readouterr().err
+
+
 def test_newest_checkpoint_is_the_default(trained, tmp_path):
     (tmp_path / "saved_models").mkdir()
     shutil.copy(trained, tmp_path / "saved_models" / "a.ckpt")
@@ -115,9 +153,9 @@ def test_crafted_weights_are_one_clear_line(trained, tmp_path, change):
 
 def test_a_bento_that_was_cut_off_is_packed_anew(bento, trained, tmp_path):
     labels = {"checkpoint": build.hash_files(trained), "code": build.hash_code()}
-    assert build.find_packed(labels)
+    assert build.find_packed(bento.parent.name, labels)
     last = (bento / "Dockerfile").rename(tmp_path / "Dockerfile")  # what is written last
-    assert build.find_packed(labels) is None
+    assert build.find_packed(bento.parent.name, labels) is None
     last.rename(bento / "Dockerfile")
 
 

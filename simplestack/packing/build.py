@@ -1,8 +1,10 @@
 """Build a Bento around a packed model: which files it holds, and which versions they need."""
 
 import hashlib
+import re
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,34 @@ from simplestack.packing import dockerfile
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import checksum
 
-NAME = "ant_or_bee_classifier"  # as in service.py, which spells both names out
-MODEL = "ant_or_bee_resnet18"
+MODEL = "resnet18"  # as in service.py, which spells it out
+NAME = re.compile("[a-z][a-z0-9_]{0,62}")  # of a Bento, as BentoML and Docker allow it
+NAME_RULE = "a letter and up to 62 letters, digits and underscores, all in lower case"
+TUTORIALS_CLASSES, TUTORIALS_NAME = ["ants", "bees"], "ant_or_bee_classifier"
 PROJECT = Path(__file__).parent.parent.parent
 SCRIPTS = ("service.py", "gunicorn.conf.py")
 REQUIREMENTS = "requirements-serve.txt"
 
 
-def build_bento(file: Path, metadata: dict[str, Any], labels: dict[str, str]) -> bentoml.Bento:
+def default_name(classes: list[str]) -> str:
+    """Return the name of a Bento: after its classes if they are two or three, and fit."""
+    if classes == TUTORIALS_CLASSES:
+        return TUTORIALS_NAME
+    words = [_ascii(name) for name in classes]
+    name = f"{'_or_'.join(words)}_classifier"
+    fits = len(words) <= 3 and all(words) and NAME.fullmatch(name)  # noqa: PLR2004
+    return name if fits else "photo_classifier"
+
+
+def _ascii(text: str) -> str:
+    """Return a text in lower case, without accents, with underscores for all but letters."""
+    plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
+    return re.sub("[^a-z0-9]+", "_", plain).strip("_")
+
+
+def build_bento(
+    name: str, file: Path, metadata: dict[str, Any], labels: dict[str, str]
+) -> bentoml.Bento:
     """Save the model in BentoML's store and build a Bento around it: both or neither."""
     classes = " and ".join(metadata["classes"])
     checked = {"sha256": checksum(file, metadata)}
@@ -32,7 +54,8 @@ def build_bento(file: Path, metadata: dict[str, Any], labels: dict[str, str]) ->
             copy_served(Path(folder))
             packages = (PROJECT / REQUIREMENTS).read_text().splitlines()
             bento = bentoml.build(
-                "service:AntOrBeeClassifier",
+                "service:PhotoClassifier",
+                name=name,
                 build_ctx=folder,
                 labels=labels,
                 description=f"Tells {classes} apart. {metadata['notice']}",
@@ -57,18 +80,26 @@ def copy_served(folder: Path) -> None:
         shutil.copy(PROJECT / name, folder)
 
 
-def latest() -> bentoml.Bento:
-    """Return the Bento that was packed last. Raises StackError if there is none."""
-    try:
-        return bentoml.get(f"{NAME}:latest")
-    except bentoml.exceptions.NotFound as error:
-        raise StackError("nothing is packed yet: make run, or python saveToBento.py") from error
+def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
+    """Return the Bento that was packed last, of a name, or from a checkpoint with a SHA-256.
+
+    Raises StackError if there is none.
+    """
+    bentos = [
+        bento
+        for bento in bentoml.list(name or None)
+        if bento.info.labels.get("checkpoint", "") and checkpoint in bento.info.labels["checkpoint"]
+    ]
+    if not bentos:
+        called = f" called {name}" if name else ""
+        raise StackError(f"nothing{called} is packed yet: make run, or python saveToBento.py")
+    return max(bentos, key=lambda bento: bento.info.creation_time)
 
 
-def find_packed(labels: dict[str, str]) -> bentoml.Bento | None:
-    """Return the latest Bento if it was packed, whole, from this checkpoint by this code."""
+def find_packed(name: str, labels: dict[str, str]) -> bentoml.Bento | None:
+    """Return the latest Bento of a name if it was packed, whole, with these labels."""
     try:
-        bento = latest()
+        bento = latest(name)
         bentoml.models.get(bento.info.all_models[0].tag)
     except (StackError, bentoml.exceptions.NotFound):
         return None

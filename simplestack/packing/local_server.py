@@ -1,5 +1,6 @@
 """Start a packed Bento with `bentoml serve`, wait until it is ready, and stop it again."""
 
+import json
 import os
 import signal
 import socket
@@ -9,13 +10,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import requests
 
 import simplestack
 from simplestack.serving import settings
-from simplestack.serving.errors import StackError
+from simplestack.serving.errors import StackError, printable
 
 HOST = "127.0.0.1"
 READY_WITHIN = 120  # seconds; a cold disk or a busy machine can need many of them
@@ -51,24 +54,34 @@ def serve(bento: str, port: int = 0, **environment: str) -> Iterator[str]:
     Raises StackError with the end of the server's log if it doesn't become ready.
     """
     port = port or free_port()
-    url = f"http://{HOST}:{port}"
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", bento, "--host", HOST, "--port", str(port)],
-            env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # or Ctrl-C would reach it twice, once from the terminal
-        )
-        try:
-            if not _becomes_ready(server, url):
-                log.seek(0)
-                raise StackError(f"the packed service doesn't start:\n{log.read()[-2000:]}")
-            yield url
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait()
+    with tempfile.NamedTemporaryFile("w+") as log, start(bento, port, log, **environment):
+        yield f"http://{HOST}:{port}"
+
+
+@contextmanager
+def start(
+    bento: str, port: int, log: IO[str], **environment: str
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """Serve a Bento and yield the process once it is ready. Raises StackError if it never is."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "bentoml", "serve", bento, "--host", HOST, "--port", str(port)],
+        env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,  # or Ctrl-C would reach it twice, once from the terminal
+    )
+    try:
+        if not _becomes_ready(server, f"http://{HOST}:{port}"):
+            raise StackError(f"the packed service doesn't start:\n{_end_of(log)}")
+        yield server
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+
+
+def _end_of(log: IO[str]) -> str:
+    return Path(log.name).read_text()[-2000:]
 
 
 def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
@@ -104,15 +117,32 @@ def stop_like_ctrl_c() -> None:
     simplestack.loaded(signal.SIGTERM, signal.SIGHUP)
 
 
-def serve_until_ctrl_c(bento: str, image: Path) -> None:
-    """Serve a Bento on $PORT, print its prediction for an image, and wait for Ctrl-C."""
+def serve_until_ctrl_c(bento: str, image: Path, *lines: str) -> None:
+    """Serve a Bento on $PORT, print its prediction for an image and some lines, show requests."""
     stop_like_ctrl_c()
     port = settings.read().port
     check_port(port)
     try:
-        with serve(bento, port) as url:
-            print(f"{image} → {predict(url, image)}")
-            print(f"\nThe page: http://localhost:{port}/  (Ctrl-C stops the server)", flush=True)
-            signal.pause()
+        print("starting the server …", flush=True)
+        with tempfile.NamedTemporaryFile("w+") as log, start(bento, port, log) as server:
+            print(
+                f"{image} → {predict(f'http://{HOST}:{port}', image).rstrip()}\n", *lines, sep="\n"
+            )
+            print(f"The page: http://localhost:{port}/  (Ctrl-C stops the server)\n", flush=True)
+            show_requests(server, log)
+            raise StackError(f"the server has ended:\n{_end_of(log)}")
     except KeyboardInterrupt:
         print("\nStopped.")
+
+
+def show_requests(server: "subprocess.Popen[bytes]", log: IO[str]) -> None:
+    """Print a line for each request that a server logs, until it ends."""
+    with Path(log.name).open() as lines:
+        while server.poll() is None:
+            for line in lines:
+                if line.startswith("{"):  # others are BentoML's
+                    said = json.loads(line)
+                    what = (said["method"], said["path"], said["status"], said.get("label", ""))
+                    words = " ".join(printable(str(word)) for word in what)
+                    print(f"{datetime.now():%H:%M:%S}  {words}  {said['ms']:.0f} ms", flush=True)
+            time.sleep(0.2)

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import itertools
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from simplestack.serving import images
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import Floats, OnnxModel, softmax
 from simplestack.training.dataset import Photos
+from simplestack.training.files import map_in_threads
 from simplestack.training.model import Classifier
 
 BATCH = 32  # photos; has no influence on the result
@@ -56,20 +60,20 @@ def to_onnx(model: Classifier, path: Path) -> None:
 class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
     """The calibration set, one photo at a time."""
 
-    def __init__(self, photos: Photo) -> None:
-        self.remaining = iter(photos[:, None])
+    def __init__(self, photos: Photos) -> None:
+        self.remaining = read_photos(photos, batch=1)
 
     def get_next(self) -> dict[str, Photo] | None:
         photo = next(self.remaining, None)
         return None if photo is None else {"photos": photo}
 
 
-def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
+def quantize(fp32: Path, int8: Path, photos: Photos) -> None:
     """Write an int8 version of an fp32 model: static, QDQ, one scale per output channel.
 
-    `photos`, N×224×224×3 uint8, is the calibration set, from which the activation ranges are
-    measured. The first layer stays in fp32, since rounding costs most there. So does the head, to
-    keep the mean of a map exactly the logit.
+    `photos` is the calibration set, from which the activation ranges are measured. The first layer
+    stays in fp32, since rounding costs most there. So does the head, to keep the mean of a map
+    exactly the logit.
     """
     prepared = int8.with_suffix(".prepared.onnx")
     quant_pre_process(str(fp32), str(prepared))
@@ -94,25 +98,29 @@ def quantize(fp32: Path, int8: Path, photos: Photo) -> None:
         prepared.unlink(missing_ok=True)
 
 
-def read_photos(photos: Photos, limit: int | None = None) -> tuple[Photo, list[int]]:
-    """Read at most `limit` photos, evenly spaced, as N×224×224×3 uint8, and their labels."""
-    count = min(len(photos), limit or len(photos))
-    chosen = [i * len(photos) // count for i in range(count)]
-    arrays = [images.read(photos.paths[i].read_bytes()) for i in chosen]
-    return np.stack(arrays), photos.labels[chosen].tolist()
+def read_photos(photos: Photos, batch: int = BATCH) -> Iterator[Photo]:
+    """Yield photos in batches, n×224×224×3 uint8. Raises StackError if one can't be used."""
+    pixels = map_in_threads(lambda name: photos.read(name).pixels.numpy(), photos.names)
+    while several := list(itertools.islice(pixels, batch)):
+        yield np.stack(several)
 
 
-@torch.inference_mode()
-def torch_logits(model: Classifier, photos: Photo) -> Floats:
-    """Return PyTorch's logits, N×C."""
-    model.eval()
-    batches = torch.from_numpy(photos).split(BATCH)
-    return np.asarray(torch.cat([model(batch) for batch in batches]), dtype=np.float32)
+def logits_of(models: Sequence[Classifier | OnnxModel], photos: Photos) -> list[Floats]:
+    """Return the logits, N×C, of each model for the same photos."""
+    bar = tqdm(total=len(photos), desc="comparing", unit="photo", leave=False, disable=None)
+    with bar, torch.inference_mode():
+        logits = []
+        for batch in read_photos(photos):
+            logits.append([logits_of_batch(model, batch) for model in models])
+            bar.update(len(batch))
+    return [np.concatenate(parts) for parts in zip(*logits, strict=True)]
 
 
-def onnx_logits(packed: OnnxModel, photos: Photo) -> Floats:
-    """Return the packed model's logits, N×C."""
-    return np.concatenate([packed(photos[i : i + BATCH])[0] for i in range(0, len(photos), BATCH)])
+def logits_of_batch(model: Classifier | OnnxModel, photos: Photo) -> Floats:
+    """Return the logits, n×C, of PyTorch's model or of an exported one."""
+    if isinstance(model, OnnxModel):
+        return model(photos)[0]
+    return np.asarray(model(torch.from_numpy(photos)), dtype=np.float32)
 
 
 def reason_against_int8(int8: Floats, fp32: Floats, labels: list[int]) -> str:

@@ -3,7 +3,9 @@
 import math
 import pickle
 import platform
+import shlex
 import tempfile
+from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ import torchvision
 from torch import Tensor, nn
 
 from simplestack.serving import images
-from simplestack.serving.errors import StackError
+from simplestack.serving.errors import StackError, printable
 from simplestack.training import folders, model
 from simplestack.training.files import write_atomically
 from simplestack.training.options import Options
 
-FORMAT = 3
+FORMAT = 4
 SUFFIX = ".ckpt"
 PICKLES = (b"PK", b"\x80")  # how PyTorch's archives and plain pickles begin
 PREPROCESSING = {
@@ -44,6 +46,7 @@ class Checkpoint:
     arguments: dict[str, Any]
     notice: str  # the disclaimer: what to know before trusting the model; "" if nothing
     versions: dict[str, str]
+    sizes: dict[str, int] = field(default_factory=dict)  # in bytes, of all photos that were found
     last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
     best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -109,10 +112,37 @@ def new(options: Options) -> Checkpoint:
     return Checkpoint(
         classes=classes,
         photos=folders.find_photos(options.data_dir, classes, options.seed),
+        sizes=folders.sizes(options.data_dir, classes),
         arguments=options.recorded(),
         notice=folders.disclaimer(options.data_dir, options.from_scratch),
         versions=versions(),
     )
+
+
+def resume(given: Namespace) -> Checkpoint | None:
+    """Return the run to go on with, given the command line; None for a new one.
+
+    Raises StackError if its photos have changed, unless it may be trained anew.
+    """
+    update = "update" in given and given.output.exists()
+    if not update and "checkpoint" not in given:
+        return None
+    path = given.output if update else given.checkpoint
+    state = load(path)
+    if "evaluate" in given:
+        return state
+    data_dir = getattr(given, "data_dir", Path(state.arguments["data_dir"]))
+    changed = folders.changes(data_dir, state.classes, state.sizes)
+    if changed and not update:
+        raise StackError(
+            f"{data_dir} has changed since {path} was trained ({changed}): to train anew on what is"
+            f" there now, {shlex.join(['python', 'train.py', '--data-dir', str(data_dir)])}"
+        )
+    if changed:
+        print(f"{printable(f'{data_dir} has changed: {changed}')}. Training anew.")
+        return None
+    given.checkpoint = path
+    return state
 
 
 def versions() -> dict[str, str]:
@@ -124,12 +154,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_output(path: Path, *, resumed: bool) -> None:
-    """Raise StackError if `path` can't be written, or exists and isn't the run being resumed."""
+def check_output(path: Path, *, replace: bool) -> None:
+    """Raise StackError if `path` can't be written, or exists and isn't to be replaced."""
     if path.suffix != SUFFIX:
         raise StackError(f"{path} must end in {SUFFIX}, as checkpoints do")
     try:
-        if path.exists() and not resumed:
+        if path.exists() and not replace:
             raise StackError(f"{path} exists: choose another --output, or resume with -c {path}")
         if path.with_suffix("").is_file():
             raise StackError(f"{path.with_suffix('')} is where the report goes: move that file")

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from simplestack.serving import images
 from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
+from simplestack.training.files import map_in_threads
 from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_files
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
@@ -108,17 +108,16 @@ class Photos(Dataset[Tensor]):
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
         names: list[str] = []
         aspects: list[float] = []
-        with ThreadPoolExecutor(cores() + 4) as pool:
-            for name, result in zip(self.names, pool.map(self._try, self.names), strict=True):
-                bar.update()
-                if isinstance(result, StackError):
-                    self.broken.append(str(result))
-                    continue
-                if pixels is not None:
-                    pixels[len(names)] = result.pixels
-                names.append(name)
-                aspects.append(result.aspect)
-                self.sha256.append(result.sha256)
+        for name, result in zip(self.names, map_in_threads(self._try, self.names), strict=True):
+            bar.update()
+            if isinstance(result, StackError):
+                self.broken.append(str(result))
+                continue
+            if pixels is not None:
+                pixels[len(names)] = result.pixels
+            names.append(name)
+            aspects.append(result.aspect)
+            self.sha256.append(result.sha256)
         self._set_names(names)
         self.aspects = torch.tensor(aspects)
         self.in_memory = None if pixels is None else pixels[: len(names)].to(device)
@@ -182,10 +181,7 @@ def open_photos(
     """
     train = Photos(data_dir, names["train"], classes, whole=True)
     val = Photos(data_dir, names["val"], classes, whole=False)
-    total = len(train) + len(val)
-    with tqdm(total=total, desc="reading", unit="photo", leave=False, disable=None) as bar:
-        val.load(budget, device, bar)
-        train.load(budget - val.nbytes, device, bar)
+    load_all(val, train, budget=budget, device=device)
     for photos, purpose in ((train, "train on"), (val, "validate with")):
         for label, class_name in enumerate(classes):
             if label not in photos.labels:
@@ -194,6 +190,26 @@ def open_photos(
                     f" {_some(train.broken + val.broken)}"
                 )
     return train, val
+
+
+def open_labelled(
+    data_dir: Path, names: list[str], classes: list[str], *, budget: float, device: torch.device
+) -> Photos:
+    """Read photos to evaluate a model on, as `open_photos` does. A class may have none."""
+    photos = Photos(data_dir, names, classes, whole=False)
+    load_all(photos, budget=budget, device=device)
+    if not len(photos):
+        raise StackError(f"none of the photos can be used: {_some(photos.broken)}")
+    return photos
+
+
+def load_all(*parts: Photos, budget: float, device: torch.device) -> None:
+    """Read photos with a progress bar; at most `budget` bytes of them are kept in memory."""
+    total = sum(len(photos) for photos in parts)
+    with tqdm(total=total, desc="reading", unit="photo", leave=False, disable=None) as bar:
+        for photos in parts:
+            photos.load(budget, device, bar)
+            budget -= photos.nbytes
 
 
 def warnings(train: Photos, val: Photos) -> list[str]:

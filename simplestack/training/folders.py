@@ -1,20 +1,24 @@
 """Any folder of photos: the classes, the photos of each, and the split for validation."""
 
+import hashlib
+import itertools
 import os
-import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from simplestack.serving.errors import StackError
 from simplestack.training import sample
+from simplestack.training.files import map_in_threads
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # of systems, as is all that is hidden
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-VAL_SHARE = 0.2  # of each class, held out if there is no val/
+VAL_SHARE = 0.2  # of the photos, about, held out if there is no val/
 MAX_NAMED = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
@@ -39,26 +43,92 @@ def unexpected_files(data_dir: Path) -> list[str]:
 def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
     """Find the training and validation photos. Raises StackError if a class has too few.
 
-    If data_dir has no folders for the two, a fifth of each class, chosen by `seed`, is held out for
-    validation.
+    If data_dir has no folders for the two, `hold_out` chooses those for validation.
     """
-    names: Names = {split: [] for split in SPLITS}
-    rng = random.Random(seed)  # noqa: S311  (nothing secret about it)
+    found = list_photos(data_dir, classes)
+    if len(next(iter(found.values()))) == 1:
+        alone = {name: parts[0] for name, parts in found.items()}
+        hashes = hash_photos(data_dir, [photo for names in alone.values() for photo in names], seed)
+        found = {name: hold_out(photos, hashes) for name, photos in alone.items()}
+    splits = zip(*found.values(), strict=True)
+    return {
+        split: list(itertools.chain(*parts)) for split, parts in zip(SPLITS, splits, strict=True)
+    }
+
+
+def list_photos(data_dir: Path, classes: list[str]) -> dict[str, list[list[str]]]:
+    """Return the photos of each class, by split if data_dir has folders for the two, else alone.
+
+    Raises StackError if a class has none.
+    """
     roots = [class_folders(root) for root in root_folders(data_dir)]
-    for class_name in classes:
-        folders = [root[class_name] for root in roots]
-        parts = [photos_in(paths) for paths in folders]
-        for paths, photos in zip(folders, parts, strict=True):
-            if not photos:
-                raise StackError(
-                    f"{paths[0]} has no photos in it{_others(paths)}: put some there"
-                    f" ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
-                )
-        if len(parts) == 1:
-            parts = hold_out(parts[0], rng)
-        for split, photos in zip(SPLITS, parts, strict=True):
-            names[split] += [path.relative_to(data_dir).as_posix() for path in photos]
-    return names
+    found: dict[str, list[list[str]]] = {name: [] for name in classes}
+    for class_name, root in itertools.product(classes, roots):
+        photos = photos_in(root[class_name])
+        if not photos:
+            raise StackError(
+                f"{root[class_name][0]} has no photos in it{_others(root[class_name])}: put some"
+                f" there ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
+            )
+        found[class_name].append([path.relative_to(data_dir).as_posix() for path in photos])
+    return found
+
+
+def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]:
+    """Return a hash of each photo's content, 0 to 1, that another seed changes."""
+
+    def content_hash(name: str) -> float:
+        try:
+            content = (data_dir / name).read_bytes()
+        except OSError:  # reading says so later
+            return 1.0
+        digest = hashlib.sha256(str(seed).encode() + content).digest()
+        return int.from_bytes(digest[:8]) / 2**64
+
+    bar = tqdm(names, desc="splitting", unit="photo", leave=False, disable=None)
+    return dict(zip(bar, map_in_threads(content_hash, names), strict=True))
+
+
+def hold_out(names: list[str], hashes: dict[str, float]) -> list[list[str]]:
+    """Split a class into training and validation photos. Raises StackError if it has only one.
+
+    Validation photos are those with a hash below a fifth, at least one and not all. So photos that
+    are added later move none from training to validation.
+    """
+    if len(names) == 1:
+        raise StackError(
+            f"{names[0]} is the only photo of its class: one more is needed, one for training and"
+            " one for validation"
+        )
+    ordered = sorted(names, key=lambda name: hashes[name])
+    below = sum(hashes[name] < VAL_SHARE for name in names)
+    count = min(max(1, below), len(names) - 1)
+    return [sorted(ordered[count:]), sorted(ordered[:count])]
+
+
+def sizes(data_dir: Path, classes: list[str]) -> dict[str, int]:
+    """Return the size in bytes of every photo."""
+    parts = itertools.chain(*list_photos(data_dir, classes).values())
+    return {name: (data_dir / name).stat().st_size for name in itertools.chain(*parts)}
+
+
+def changes(data_dir: Path, classes: list[str], recorded: dict[str, int]) -> str:
+    """Return what has changed since photos had these classes and sizes; "" if nothing.
+
+    Raises StackError if data_dir has no photos to train on.
+    """
+    found_classes = find_classes(data_dir)
+    found = sizes(data_dir, found_classes)
+    new, gone = found.keys() - recorded.keys(), recorded.keys() - found.keys()
+    edited = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
+    counts = {"new photo" if len(new) == 1 else "new photos": new, "gone": gone, "edited": edited}
+    return ", ".join(
+        [
+            *(f"{len(names)} {what}" for what, names in counts.items() if names),
+            *(f"new class {name}" for name in found_classes if name not in classes),
+            *(f"class {name} gone" for name in classes if name not in found_classes),
+        ]
+    )
 
 
 def _others(folders: list[Path]) -> str:
@@ -75,18 +145,6 @@ def class_of(name: str, classes: list[str]) -> str:
     """
     folders = [_normalised(folder) for folder in Path(name).parts[:2]]
     return next((folder for folder in folders if folder in classes), "")
-
-
-def hold_out(photos: list[Path], rng: random.Random) -> list[list[Path]]:
-    """Split a class into training and validation photos. Raises StackError if it has only one."""
-    if len(photos) == 1:
-        raise StackError(
-            f"{photos[0]} is the only photo of its class: one more is needed, one for training and"
-            " one for validation"
-        )
-    count = min(len(photos), max(1, round(VAL_SHARE * len(photos))))
-    held_out = set(rng.sample(photos, count))
-    return [[path for path in photos if path not in held_out], sorted(held_out)]
 
 
 def photos_in(folders: Iterable[Path]) -> list[Path]:
@@ -116,16 +174,6 @@ def _normalised(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def check_recorded(data_dir: Path, names: Names) -> None:
-    """Raise StackError if data_dir lacks a photo that a checkpoint names."""
-    for name in (*names["train"], *names["val"]):
-        if not (data_dir / name).is_file():
-            raise StackError(
-                f"{data_dir} lacks {name}, which the checkpoint was made with: name the folder it"
-                " was trained on with --data-dir"
-            )
-
-
 def root_folders(data_dir: Path) -> list[Path]:
     """Return where the class folders are: in those for training and validation, or in data_dir.
 
@@ -146,6 +194,10 @@ def find_classes(data_dir: Path) -> list[str]:
     """Return the names of the class folders, sorted. Raises StackError if they can't be used."""
     roots = root_folders(data_dir)
     found = [list(class_folders(root)) for root in roots]
+    for root, names in zip(roots, found, strict=True):
+        if len(names) < 2:  # noqa: PLR2004
+            has = ", ".join(names) or "none"
+            raise StackError(f"{root} needs at least two class folders, has {has}: {REMEDY}")
     if found[0] != found[-1]:
         raise StackError(
             f"{roots[0]} and {roots[-1]} must have the same class folders:"
@@ -157,7 +209,7 @@ def find_classes(data_dir: Path) -> list[str]:
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:
-    """Return the folders of each class, sorted. Raises StackError if they can't be used."""
+    """Return the folders of each class, sorted. Raises StackError if there can't be any."""
     if not root.is_dir():
         raise StackError(f"there are no photos in {root}: {REMEDY}")
     classes: dict[str, list[Path]] = {}
@@ -166,10 +218,26 @@ def class_folders(root: Path) -> dict[str, list[Path]]:
     for name in classes:
         if name.encode(errors="replace").decode() != name:
             raise StackError(f"{root} has the class folder {name!r}, not UTF-8: rename that folder")
-    if len(classes) < 2:  # noqa: PLR2004
-        found = ", ".join(classes) or "none"
-        raise StackError(f"{root} needs at least two class folders, has {found}: {REMEDY}")
     return dict(sorted(classes.items()))
+
+
+def find_labelled(data_dir: Path, classes: list[str]) -> list[str]:
+    """Find photos to evaluate a model of some classes on: those for validation, if set apart.
+
+    A class may have none. Raises StackError if there are no photos, or of other classes.
+    """
+    root = root_folders(data_dir)[-1]
+    found = class_folders(root)
+    if others := sorted(found.keys() - set(classes)):
+        raise StackError(
+            f"{root} has folders that are no class of the checkpoint ({', '.join(classes)}):"
+            f" {', '.join(others[:MAX_NAMED])}. Move them away, or name another folder with"
+            " --data-dir"
+        )
+    photos = [photo for paths in found.values() for photo in photos_in(paths)]
+    if not photos:
+        raise StackError(f"{root} has no photos in it: name another folder with --data-dir")
+    return [photo.relative_to(data_dir).as_posix() for photo in photos]
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ class Options:
     tensorboard: bool = False
     checkpoint: Path | None = None
     evaluate: bool = False
+    update: bool = False
     save_to_bento: str = "ask"
 
     def recorded(self) -> dict[str, Any]:
@@ -84,8 +85,10 @@ def build_parser() -> ArgumentParser:
     from_scratch = "start from random weights: needs no download, is much less accurate"
     add("--from-scratch", action="store_true", help=from_scratch)
     add("--output", type=Path, help="the checkpoint (default: saved_models/DATE-TIME.ckpt)")
+    update = "go on with --output if it is there: anew if the photos have changed"
+    add("--update", action="store_true", help=update)
     add("--tensorboard", action="store_true", help="also log for TensorBoard")
-    add("--evaluate", action="store_true", help="only print the metrics of --checkpoint")
+    add("--evaluate", action="store_true", help="only measure --checkpoint, on any --data-dir")
     save_to_bento = "pack the result for serving (default: ask on a terminal, else no)"
     add("--save-to-bento", choices=("yes", "no", "ask"), help=save_to_bento)
     return parser
@@ -96,6 +99,8 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     given = build_parser().parse_args(argv)
     if "evaluate" in given and "checkpoint" not in given:
         build_parser().error("--evaluate needs the checkpoint: -c saved_models/NAME.ckpt")
+    if "update" in given and ("output" not in given or "checkpoint" in given):
+        build_parser().error("--update needs --output saved_models/NAME.ckpt, and no --checkpoint")
     return given
 
 

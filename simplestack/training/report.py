@@ -38,6 +38,11 @@ def report_folder(path: Path) -> Path:
     return path.with_suffix("")
 
 
+def is_complete(path: Path, checkpoint: Checkpoint, epochs: int) -> bool:
+    """Return whether a run is over, and reported."""
+    return checkpoint.epoch >= epochs and (report_folder(path) / "report.html").exists()
+
+
 def write_history(path: Path, history: list[dict[str, float]], tensorboard: Any = None) -> None:
     """Write history.csv, one row per epoch, and log the last one for TensorBoard."""
     text = io.StringIO()

@@ -7,9 +7,10 @@ from pathlib import Path
 import bentoml
 import pytest
 import yaml
-from helpers import PROJECT, copy_project, run
+from helpers import PROJECT, copy_project, get, post, run
 
 from simplestack.packing import build as bento_module
+from simplestack.packing import local_server
 from simplestack.serving.errors import StackError
 
 
@@ -18,10 +19,24 @@ def metadata(bento) -> dict:
     return yaml.safe_load(next(bento.glob("models/*/*/model.yaml")).read_text())["metadata"]
 
 
-def test_names_are_those_in_the_service():
-    text = (PROJECT / "service.py").read_text()
-    assert f'name="{bento_module.NAME}"' in text
-    assert f'BentoModel("{bento_module.MODEL}:latest")' in text
+def test_the_model_has_the_name_in_the_service():
+    assert f'BentoModel("{bento_module.MODEL}:latest")' in (PROJECT / "service.py").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's, when it imports a service
+def test_two_bentos_beside_each_other_serve_their_own_classes(bento, metadata, bentoml_url, photo):
+    classes = {"classes": ["Hummel", "Wespe"], "notice": ""}
+    model_file = next(bento.glob("models/*/*/model.onnx"))
+    other = bento_module.build_bento("other", model_file, metadata | classes, {"checkpoint": "x"})
+    assert bento_module.latest().tag.name == "other"
+    assert bento_module.latest(bento.parent.name).path == str(bento)
+    with local_server.serve("other:latest") as url:
+        page = get(url).text + get(f"{url}/docs.json").text + get(f"{url}/model.json").text
+        answers = [post(x, photo.read_bytes()).json() for x in (url, bentoml_url)]
+    bentoml.delete(other.tag)
+    assert set(answers[0]["probabilities"]) == {"Hummel", "Wespe"}
+    assert set(answers[1]["probabilities"]) == {"ants", "bees"}
+    assert not re.search(r"\b(ant|bee)s?\b", page, re.IGNORECASE)
 
 
 def test_metadata_says_what_is_packed(metadata, trained):
@@ -96,7 +111,9 @@ def test_failed_build_leaves_no_model_behind(tmp_path, monkeypatch):
     before = [str(m.tag) for m in bentoml.models.list()]
     monkeypatch.setattr(bento_module, "PROJECT", tmp_path)
     with pytest.raises(FileNotFoundError):
-        bento_module.build_bento(tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {})
+        bento_module.build_bento(
+            "x", tmp_path / "model.onnx", {"classes": ["a", "b"], "notice": ""}, {}
+        )
     assert [str(m.tag) for m in bentoml.models.list()] == before
 
 
@@ -109,5 +126,5 @@ def test_build_that_fails_at_the_end_leaves_no_bento_behind(bento, monkeypatch):
     before = [str(b.tag) for b in bentoml.list()]
     monkeypatch.setattr(bento_module.dockerfile, "prepare", fail)
     with pytest.raises(StackError, match="other lines"):
-        bento_module.build_bento(model_file, {"classes": ["a", "b"], "notice": ""}, {})
+        bento_module.build_bento("x", model_file, {"classes": ["a", "b"], "notice": ""}, {})
     assert [str(b.tag) for b in bentoml.list()] == before

@@ -4,19 +4,79 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import ODD_NAME, odd_names, train_in_process, write_pictures
+from helpers import ODD_NAME, odd_names, write_pictures
 
 from simplestack.serving.errors import StackError
-from simplestack.training import checkpoint, folders
+from simplestack.training import folders
 
 
 def test_class_folders_alone_are_split_class_by_class(tmp_path: Path) -> None:
-    write_pictures(tmp_path, 10)
-    write_pictures(tmp_path, 20, ("Bienen & Käfer",))
+    write_pictures(tmp_path, 60)
+    write_pictures(tmp_path, 120, ("Bienen & Käfer",))
     classes = folders.find_classes(tmp_path)
+    assert classes == ["Bienen & Käfer", "ants", "bees"]
     names = folders.find_photos(tmp_path, classes, seed=0)
-    in_val = [sum(n.startswith(f"{name}/") for n in names["val"]) for name in classes]
-    assert dict(zip(classes, in_val, strict=True)) == {"Bienen & Käfer": 4, "ants": 2, "bees": 2}
+    for class_name, share in zip(classes, (120, 60, 60), strict=True):
+        held_out = sum(name.startswith(f"{class_name}/") for name in names["val"])
+        assert 0.1 < held_out / share < 0.3
+
+
+@pytest.mark.parametrize(
+    ("hashes", "in_val"),
+    [
+        ([0.1, 0.5, 0.9, 0.19], "ad"),
+        ([0.5, 0.3, 0.9, 0.4], "b"),  # none is below a fifth
+        ([0.1, 0.15, 0.05, 0.12], "acd"),  # all are
+    ],
+)
+def test_validation_photos_are_those_with_a_small_hash(hashes, in_val):
+    names = folders.hold_out(list("abcd"), dict(zip("abcd", hashes, strict=True)))
+    assert ["".join(part) for part in names] == ["".join(sorted(set("abcd") - set(in_val))), in_val]
+
+
+def test_photos_that_are_added_move_none_from_training_to_validation(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 40)
+    before = folders.find_photos(tmp_path, ["ants", "bees"], seed=3)
+    write_pictures(tmp_path, 80)
+    after = folders.find_photos(tmp_path, ["ants", "bees"], seed=3)
+    assert set(before["train"]) < set(after["train"])
+    assert set(before["val"]) < set(after["val"])
+
+
+def test_copies_of_a_photo_are_on_one_side(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 30)
+    for path in list(tmp_path.glob("*/*.png")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    names = folders.find_photos(tmp_path, ["ants", "bees"], seed=0)
+    contents = [{(tmp_path / name).read_bytes() for name in names[split]} for split in names]
+    assert not set.intersection(*contents)
+
+
+def test_what_has_changed_is_said(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 5, ("Biene", "Wespe"))
+    classes = folders.find_classes(tmp_path)
+    recorded = folders.sizes(tmp_path, classes)
+    assert folders.changes(tmp_path, classes, recorded) == ""
+    write_pictures(tmp_path, 19, ("Hummel",))
+    (tmp_path / "Biene" / "0.png").unlink()
+    assert folders.changes(tmp_path, classes, recorded) == "19 new photos, 1 gone, new class Hummel"
+    shutil.rmtree(tmp_path / "Hummel")
+    shutil.rmtree(tmp_path / "Biene")
+    write_pictures(tmp_path, 1, ("Fliege",))
+    with (tmp_path / "Wespe" / "1.png").open("ab") as file:
+        file.write(b"\0")
+    said = "1 new photo, 5 gone, 1 edited, new class Fliege, class Biene gone"
+    assert folders.changes(tmp_path, classes, recorded) == said
+
+
+def test_any_labelled_folder_can_be_evaluated_on(folder):
+    classes = ["ants", "bees", "wasps"]
+    assert len(folders.find_labelled(folder, classes)) == 6  # those for validation
+    assert len(folders.find_labelled(folder / "train", classes)) == 12
+    with pytest.raises(StackError, match=r"no class of the checkpoint \(ants, wasps\): bees"):
+        folders.find_labelled(folder, ["ants", "wasps"])
+    with pytest.raises(StackError, match="no photos in it"):
+        folders.find_labelled(folder / "train" / "ants", classes)
 
 
 def test_no_photo_is_on_both_sides_of_the_split(tmp_path: Path) -> None:
@@ -68,15 +128,6 @@ def test_any_class_names_are_accepted(folder):
     for split in ("train", "val"):
         (folder / split / "ants").rename(folder / split / "Ameisen & Käfer")
     assert folders.find_classes(folder) == ["Ameisen & Käfer", "bees"]
-
-
-def test_the_split_is_recorded_and_kept_when_photos_are_added(tmp_path: Path) -> None:
-    folder, path = tmp_path / "photos", tmp_path / "a.ckpt"
-    write_pictures(folder, 5)
-    before = train_in_process(path, "--data-dir", folder, "--freeze").photos
-    write_pictures(folder, 8)
-    train_in_process(path, "-c", path, "--epochs", 1)
-    assert checkpoint.load(path).photos == before
 
 
 def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:

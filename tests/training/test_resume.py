@@ -85,11 +85,3 @@ def test_what_decides_the_result_cannot_be_changed_when_resuming(
     with pytest.raises(SystemExit):
         train_in_process(path, "-c", path, "--seed", 1)
     assert "--seed is 0 in this run" in capsys.readouterr().err
-
-
-def test_a_photo_that_has_gone_is_named_when_resuming(tmp_path: Path) -> None:
-    photos, path = split_folder(tmp_path / "photos"), tmp_path / "a.ckpt"
-    train_in_process(path, "--data-dir", photos, "--freeze")
-    (photos / "train" / "ants" / "0.png").unlink()
-    with pytest.raises(StackError, match=r"lacks train/ants/0\.png"):
-        train_in_process(path, "-c", path)

@@ -1,0 +1,111 @@
+"""Photos are added, removed or moved, and training is run again."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import PROJECT, run, run_training, split_folder, train_in_process, write_pictures
+
+from simplestack.serving.errors import StackError
+from simplestack.training import checkpoint
+
+QUICK = ("--from-scratch", "--epochs", 1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "photos", 8)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def update(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Run the same command again and again; return what it printed, and whether it trained."""
+    path = tmp_path / "a.ckpt"
+
+    def update() -> tuple[str, bool]:
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        train_in_process(path, "--update", "--data-dir", folder, *QUICK)
+        return capsys.readouterr().out, path.stat().st_mtime_ns != before
+
+    return update
+
+
+def test_nothing_new_is_not_trained_again(update):
+    assert update()[1]
+    said, trained = update()
+    assert not trained
+    assert "nothing to do" in said
+
+
+def test_changed_photos_are_said_and_trained_anew(update, folder):
+    update()
+    write_pictures(folder, 9)
+    (folder / "bees" / "0.png").unlink()
+    write_pictures(folder, 3, ("wasps",))
+    said, trained = update()
+    assert trained
+    assert "has changed: 5 new photos, 1 gone, new class wasps. Training anew." in said
+    assert update()[1] is False
+
+
+def test_a_photo_that_cannot_be_read_is_not_new_each_time(update, folder):
+    (folder / "ants" / "junk.jpg").write_bytes(b"junk")
+    update()
+    assert update()[1] is False
+
+
+def test_an_interrupted_run_is_resumed(update, folder, tmp_path):
+    update()
+    state = checkpoint.load(tmp_path / "a.ckpt")
+    state.arguments["epochs"] = 2
+    checkpoint.save(tmp_path / "a.ckpt", state)
+    train_in_process(tmp_path / "a.ckpt", "--update", "--data-dir", folder, *QUICK[:2], 2)
+    assert len(checkpoint.load(tmp_path / "a.ckpt").history) == len(state.history) + 1
+
+
+def test_a_run_whose_photos_have_changed_is_not_resumed(folder, tmp_path):
+    path = tmp_path / "a.ckpt"
+    train_in_process(path, "--data-dir", folder, *QUICK)
+    (folder / "ants" / "1.png").rename(folder / "ants" / "x.png")
+    with pytest.raises(StackError, match=r"1 new photo, 1 gone.*python train\.py --data-dir"):
+        run_training("-c", path)
+
+
+def test_a_folder_that_has_moved_is_the_same_one(folder, tmp_path):
+    path = tmp_path / "a.ckpt"
+    train_in_process(path, "--data-dir", folder, *QUICK)
+    folder.rename(tmp_path / "elsewhere")
+    run_training("-c", path, "--data-dir", tmp_path / "elsewhere", "--save-to-bento", "no")
+
+
+def test_update_needs_an_output(capsys):
+    with pytest.raises(SystemExit):
+        run_training("--update")
+    assert "--update needs --output" in capsys.readouterr().err
+
+
+def test_another_folder_is_evaluated_without_the_photos_of_the_training(tmp_path, capsys):
+    path, folder = tmp_path / "a.ckpt", split_folder(tmp_path / "data")
+    train_in_process(path, "--data-dir", folder, *QUICK)
+    shutil.rmtree(folder)
+    write_pictures(tmp_path / "test", 4, ("bees",))
+    capsys.readouterr()
+    run_training("--evaluate", "-c", path, "--data-dir", tmp_path / "test", "--device", "cpu")
+    said = capsys.readouterr().out
+    state = checkpoint.load(path)
+    assert state.classes == ["ants", "bees"]
+    assert "on 4 " in said
+
+
+def test_processes_read_photos_with_any_start_method(tmp_path):
+    folder = split_folder(tmp_path / "data", 150, 2)
+    script = (
+        "import multiprocessing, runpy; multiprocessing.set_start_method('forkserver');"
+        " runpy.run_path('train.py', run_name='__main__')"
+    )
+    arguments = ("--data-dir", folder, "--output", tmp_path / "a.ckpt", "--cache", 0.001)
+    command = (sys.executable, "-c", script, *arguments, *QUICK, "--save-to-bento", "no")
+    result = run(*command, cwd=PROJECT)
+    assert result.returncode == 0, result.stderr
