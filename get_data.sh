@@ -34,7 +34,7 @@ is_data() { [ -d "$1/train" ] && [ -d "$1/val" ]; }
 is_sample() { [ -f "$dir/SAMPLE.txt" ]; }
 
 files_in() { # without what systems put there, as training does
-    find "$1" \( -name '.?*' -o -iname __MACOSX -o -iname Thumbs.db -o -iname desktop.ini \) -prune \
+    find "$1/." \( -name '.?*' -o -iname __MACOSX -o -iname Thumbs.db -o -iname desktop.ini \) -prune \
         -o \( -type f -o -type l \) -print
 }
 

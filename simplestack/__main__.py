@@ -16,6 +16,7 @@ from typing import Any
 
 import bentoml
 
+import simplestack
 from simplestack.packing import build, local_server
 from simplestack.serving import images, settings
 from simplestack.serving.errors import StackError
@@ -66,8 +67,10 @@ def first_readable(data_dir: Path, classes: list[str]) -> Path:
 
 def fetch_weights() -> None:
     """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    from simplestack.training import model  # noqa: PLC0415  # torch takes seconds
+    simplestack.loading("PyTorch", "torch")
+    from simplestack.training import model  # noqa: PLC0415  # takes seconds
 
+    simplestack.loaded()
     try:
         model.pretrained(2)
     except model.UnreachableError as error:
