@@ -28,7 +28,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import numpy as np
 
-from simplestack.packing import build, local_server, onnx_export
+from simplestack.packing import build, examples, local_server, onnx_export
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
@@ -38,6 +38,7 @@ from simplestack.training.dataset import Photos
 
 CALIBRATION_PHOTOS = 100
 FEW_PHOTOS = 50
+DEMONSTRATION = ["ants", "bees"]  # whose photos are public anyway
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}  # of a disk
 
@@ -49,14 +50,19 @@ def main(argv: list[str] | None = None) -> None:
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     folders.check_recorded(data_dir, state.photos)
-    labels = {"checkpoint": build.hash_files(path), "code": build.hash_code()}
+    shown = state.classes == DEMONSTRATION if args.examples is None else args.examples
+    labels = {
+        "checkpoint": build.hash_files(path),
+        "code": build.hash_code(),
+        "examples": str(shown),
+    }
     packed = build.find_packed(labels)
     if packed:
         print(f"{path} is packed already.")
     else:
         print(f"Packing {path}")
         with tempfile.TemporaryDirectory() as folder:
-            file, metadata = export_model(state, data_dir, Path(folder))
+            file, metadata = export_model(state, data_dir, Path(folder), shown)
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
             packed = build.build_bento(file, metadata, labels)
@@ -71,13 +77,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", type=Path, nargs="?", help="default: newest in saved_models")
     parser.add_argument("--data-dir", type=Path, help="photos (default: those it was trained on)")
+    parser.add_argument(
+        "--examples",
+        action=argparse.BooleanOptionalAction,
+        help="let anyone see and try three validation photos on the page (default: only if the"
+        " classes are the tutorial's, ants and bees)",
+    )
     return parser.parse_args(argv)
 
 
-def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+def export_model(
+    state: Checkpoint, data_dir: Path, folder: Path, with_examples: bool
+) -> tuple[Path, dict[str, Any]]:
     """Export the best weights to `folder`; return the ONNX file to serve and its metadata.
 
     The file is fp32 if int8 changes too many answers. Raises StackError if ONNX and PyTorch differ.
+    If `with_examples`, the photos that the page offers are written beside it.
     """
     classifier = model.Classifier(len(state.classes))
     classifier.load_state_dict(state.best)
@@ -109,6 +124,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
     if reason:
         print(f"note: int8 {reason}, so fp32 is packed")
     file, served = (fp32, exported) if reason else (int8, int8_logits[: len(targets)])
+    chosen = examples.choose(served, targets) if with_examples else []
     return file, {
         "classes": state.classes,
         "notice": state.notice,
@@ -122,6 +138,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
         "largest_logit_difference_packed": float(np.abs(served - expected).max()),
         "epochs": state.epoch,
         "served_epoch": state.best_epoch,
+        "examples": examples.write((val.paths[i] for i in chosen), folder),
     }
 
 
