@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     folders.check_recorded(data_dir, state.photos)
-    shown = state.classes == DEMONSTRATION if args.examples is None else args.examples
+    shown = shows_photos(state.classes, args.examples)
     labels = {
         "checkpoint": build.hash_files(path),
         "code": build.hash_code(),
@@ -84,6 +84,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         " classes are the tutorial's, ants and bees)",
     )
     return parser.parse_args(argv)
+
+
+def shows_photos(classes: list[str], given: bool | None) -> bool:
+    """Return whether the page shows some of the photos: those of others only if told so."""
+    return classes == DEMONSTRATION if given is None else given
 
 
 def export_model(
