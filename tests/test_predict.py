@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,7 @@ def test_a_full_disk_is_one_clear_line(folder):
 
 def test_progress_is_shown_on_a_terminal(folder):
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     result = subprocess.run([*COMMAND, folder], stdout=subprocess.PIPE, stderr=theirs, check=True)
     os.close(theirs)
     shown = b""
