@@ -20,7 +20,8 @@ from typing import Any
 import simplestack
 
 if __name__ == "__main__":
-    simplestack.loading("BentoML", "bentoml")
+    simplestack.require("bentoml")
+    simplestack.loading("BentoML")
 
 # Before BentoML is imported, which otherwise reports what is built to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -28,16 +29,17 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import numpy as np
 
-from simplestack.packing import build, local_server, onnx_export
+from simplestack.packing import build, examples, local_server, onnx_export
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
-from simplestack.training import checkpoint, folders, model
+from simplestack.training import checkpoint, folders, model, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 
 CALIBRATION_PHOTOS = 100
 FEW_PHOTOS = 50
+ONE_OF_THE_TUTORIALS = "val/ants/10308379_1b6c72e180.jpg"  # whose photos are public anyway
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}  # of a disk
 
@@ -50,14 +52,19 @@ def main(argv: list[str] | None = None) -> None:
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     select_photos(state, path, data_dir)
     name = args.name or build.default_name(state.classes)
-    labels = {"checkpoint": build.hash_files(path), "code": build.hash_code()}
+    shown = shows_photos(state, data_dir) if args.examples is None else args.examples
+    labels = {
+        "checkpoint": build.hash_files(path),
+        "code": build.hash_code(),
+        "examples": str(shown),
+    }
     packed = build.find_packed(name, labels)
     if packed:
         print(f"{path} is packed already.")
     else:
         print(f"Packing {path} as {name}")
         with tempfile.TemporaryDirectory() as folder:
-            file, metadata = export_model(state, data_dir, Path(folder))
+            file, metadata = export_model(state, data_dir, Path(folder), shown)
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
             packed = build.build_bento(name, file, metadata, labels)
@@ -73,6 +80,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, nargs="?", help="default: newest in saved_models")
     parser.add_argument("--data-dir", type=Path, help="photos (default: those it was trained on)")
     parser.add_argument("--name", help="of the service (default: after its classes)")
+    parser.add_argument(
+        "--examples",
+        action=argparse.BooleanOptionalAction,
+        help="let anyone see and try three validation photos on the page (default: only the"
+        " tutorial's and drawn ones)",
+    )
     args = parser.parse_args(argv)
     if args.name and not build.NAME.fullmatch(args.name):
         parser.error(f"--name must be {build.NAME_RULE}")
@@ -85,17 +98,12 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
     Raises StackError if none are left.
     """
     if changed := folders.changes(data_dir, state.classes, state.sizes):
-        again = [
-            "python",
-            "train.py",
-            "--update",
-            "--data-dir",
-            str(data_dir),
-            "--output",
-            str(path),
-        ]
+        again = shlex.join(["--data-dir", str(data_dir), "--output", str(path)])
         said = f"note: {data_dir} has changed since {path} was trained ({changed})"
-        print(f"{printable(said)}. To train it anew:\n  {shlex.join(again)}", file=sys.stderr)
+        print(
+            f"{printable(said)}. To train it anew:\n  python train.py --update {again}",
+            file=sys.stderr,
+        )
     for split, names in state.photos.items():
         state.photos[split] = [name for name in names if (data_dir / name).is_file()]
         if not state.photos[split]:
@@ -105,10 +113,19 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
             )
 
 
-def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+def shows_photos(state: Checkpoint, data_dir: Path) -> bool:
+    """Return whether the page shows some of the photos, unless told: no photos of the user's."""
+    drawn = (data_dir / sample.NOTE).exists()
+    return drawn or ONE_OF_THE_TUTORIALS in state.photos["val"]
+
+
+def export_model(
+    state: Checkpoint, data_dir: Path, folder: Path, with_examples: bool
+) -> tuple[Path, dict[str, Any]]:
     """Export the best weights to `folder`; return the ONNX file to serve and its metadata.
 
     The file is fp32 if int8 changes too many answers. Raises StackError if ONNX and PyTorch differ.
+    If `with_examples`, the photos that the page offers are written beside it.
     """
     classifier = model.Classifier(len(state.classes)).eval()
     classifier.load_state_dict(state.best)
@@ -139,6 +156,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
     file, served = (fp32, exported) if reason else (int8, quantized)
     targets = photos.labels[: len(val)].numpy()
     expected, served = expected[: len(val)], served[: len(val)]
+    chosen = examples.choose(served, targets.tolist()) if with_examples else []
     return file, {
         "classes": state.classes,
         "notice": state.notice,
@@ -152,6 +170,7 @@ def export_model(state: Checkpoint, data_dir: Path, folder: Path) -> tuple[Path,
         "largest_logit_difference_packed": float(np.abs(served - expected).max()),
         "epochs": state.epoch,
         "served_epoch": state.best_epoch,
+        "examples": examples.write((photos.paths[i] for i in chosen), folder),
     }
 
 

@@ -22,13 +22,13 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving import images, settings, site
 from simplestack.serving.container import cores
-from simplestack.serving.handlers import HANDLERS
-from simplestack.serving.inference import OnnxModel, softmax, verify
+from simplestack.serving.handlers import HANDLERS, to_json
+from simplestack.serving.inference import OnnxModel, answer, rounded, verify
 from simplestack.serving.predict import Gate
 from simplestack.serving.telemetry import Telemetry, timed
 
 MODEL = bentoml.models.BentoModel("resnet18:latest")
-JSON = ContentType("application/json")  # or BentoML builds a schema for each answer to infer it
+JSON = ContentType("application/json")  # of the text that the API returns
 # One worker keeps all cores busy, as inference releases Python's lock. Each thread takes 10 MB.
 THREADS = min(4, 2 * cores())
 
@@ -78,7 +78,7 @@ class PhotoClassifier:
         settings.check()
 
     @bentoml.api
-    def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[dict[str, Any], JSON]:
+    def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:
         """Return the label of an image, 224×224 RGB, and the probability of each label.
 
         With `?explain=1` also the label's class activation map, 7×7 over the middle square of the
@@ -86,17 +86,11 @@ class PhotoClassifier:
         """
         with timed(ctx.request.state, "inference"):
             logits, maps = self.model(np.asarray(image)[None])
-        probabilities = softmax(logits[0])
-        best = int(probabilities.argmax())
-        answer: dict[str, Any] = {
-            "label": self.classes[best],
-            "confidence": float(probabilities[best]),
-            "probabilities": dict(zip(self.classes, probabilities.tolist(), strict=True)),
-        }
+        said = answer(self.classes, logits[0])
         if ctx.request.query_params.get("explain") == "1":
-            answer["map"] = maps[0, best].tolist()
-        ctx.request.state.record["label"] = answer["label"]
-        return answer
+            said["map"] = rounded(maps[0, logits[0].argmax()])
+        ctx.request.state.record["label"] = said["label"]
+        return to_json(said)
 
 
 @cache
@@ -105,9 +99,14 @@ def about() -> dict[str, Any]:
     return dict(MODEL.resolve().info.metadata)
 
 
+def packed(name: str) -> str:
+    """Return the path of a file that is packed beside the model."""
+    return str(MODEL.resolve().path_of(name))
+
+
 service: bentoml.Service[Any] = PhotoClassifier
 service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
 service.add_asgi_middleware(site.cors)
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
 service.add_asgi_middleware(Gate, path=site.PREDICT, cores=cores())
-service.mount_asgi_app(site.site(about))
+service.mount_asgi_app(site.site(about, packed))

@@ -27,7 +27,8 @@ from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
     GIVEN = parse_arguments()  # before the imports below, which take seconds
-    simplestack.loading("PyTorch", "torch")
+    simplestack.require("torch")
+    simplestack.loading("PyTorch")
     # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

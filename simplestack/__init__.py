@@ -10,13 +10,17 @@ ACTIVATE = "activate the environment first (. .venv/bin/activate)"
 CLEAR_LINE = "\r\33[K"
 
 
-def loading(what: str, package: str) -> None:
+def require(package: str) -> None:
+    """Exit with an error if a package isn't installed."""
+    if not importlib.util.find_spec(package):
+        sys.exit(f"error: {package} isn't installed in this Python: {ACTIVATE}, or make run")
+
+
+def loading(what: str) -> None:
     """Until `loaded`, say on a terminal what takes seconds, and end on Ctrl-C without a traceback.
 
-    There is nothing to clean up yet. Exits with an error if it isn't installed.
+    There is nothing to clean up yet.
     """
-    if not importlib.util.find_spec(package):
-        sys.exit(f"error: {what} isn't installed in this Python: {ACTIVATE}, or make run")
     if sys.stderr.isatty():
         print(f"loading {what} …", end="", file=sys.stderr, flush=True)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -67,7 +67,7 @@ def first_readable(data_dir: Path, classes: list[str]) -> Path:
 
 def fetch_weights() -> None:
     """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    simplestack.loading("PyTorch", "torch")
+    simplestack.loading("PyTorch")
     from simplestack.training import model  # noqa: PLC0415  # takes seconds
 
     simplestack.loaded()

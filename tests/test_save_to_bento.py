@@ -40,6 +40,30 @@ def test_second_packing_of_the_same_checkpoint_is_not_repeated(packing, trained)
     assert tag.search(result.stdout)[0] == tag.search(packing.stdout)[0]
 
 
+def test_photos_are_shown_only_as_the_owner_decides(trained, tmp_path):
+    home = {"BENTOML_HOME": str(tmp_path)}
+    hidden = python("saveToBento.py", trained, "--no-examples", **home)
+    assert hidden.returncode == 0, hidden.stderr
+    assert not list(tmp_path.rglob("*.jpg"))
+    # They are drawn.
+    shown = python("saveToBento.py", trained, **home)
+    assert f"Packing {trained}" in shown.stdout
+    assert {p.name for p in tmp_path.glob("bentos/**/*.jpg")} == {"1.jpg", "2.jpg", "3.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("photos", "expected"),
+    [
+        (["val/ants/10308379_1b6c72e180.jpg"], True),  # the tutorial's
+        (["val/ants/me.jpg", "val/bees/my garden.jpg"], False),
+    ],
+)
+def test_photos_of_others_are_shown_only_if_told_so(trained, tmp_path, photos, expected):
+    state = checkpoint.load(trained)
+    state.photos["val"] = photos
+    assert saveToBento.shows_photos(state, tmp_path) == expected
+
+
 def test_a_relative_bentoml_home_is_one_too(packing, bentoml_home):
     assert f"saved path: {bentoml_home}/bentos/" in packing.stdout
 
@@ -152,7 +176,11 @@ def test_crafted_weights_are_one_clear_line(trained, tmp_path, change):
 
 
 def test_a_bento_that_was_cut_off_is_packed_anew(bento, trained, tmp_path):
-    labels = {"checkpoint": build.hash_files(trained), "code": build.hash_code()}
+    labels = {
+        "checkpoint": build.hash_files(trained),
+        "code": build.hash_code(),
+        "examples": "True",
+    }
     assert build.find_packed(bento.parent.name, labels)
     last = (bento / "Dockerfile").rename(tmp_path / "Dockerfile")  # what is written last
     assert build.find_packed(bento.parent.name, labels) is None

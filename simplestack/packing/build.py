@@ -47,6 +47,8 @@ def build_bento(
     checked = {"sha256": checksum(file, metadata)}
     with bentoml.models.create(MODEL, labels=labels | checked, metadata=metadata) as stored:
         shutil.copy(file, stored.path_of("model.onnx"))
+        if metadata.get("examples"):
+            shutil.copytree(file.parent / "examples", stored.path_of("examples"))
     bento = None
     try:
         # From a folder that holds what is served and nothing else.

@@ -95,7 +95,7 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
 
 
 def predict(url: str, image: Path) -> str:
-    """Post an image to /predict and return the body of the answer.
+    """Post an image to /predict and return the answer, a line of JSON without its end.
 
     Raises StackError if the image can't be read or the service rejects it.
     """
@@ -108,8 +108,8 @@ def predict(url: str, image: Path) -> str:
         raise StackError(f"can't read {image} ({error.strerror}): name a photo") from error
     response = session().post(f"{url}/predict", body, headers=headers, timeout=60)
     if not response.ok:
-        raise StackError(f"{image} is rejected: {response.status_code} {response.text}")
-    return response.text
+        raise StackError(f"{image} is rejected: {response.status_code} {response.text.rstrip()}")
+    return response.text.rstrip()
 
 
 def stop_like_ctrl_c() -> None:

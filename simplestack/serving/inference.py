@@ -56,6 +56,24 @@ class OnnxModel:
         return cast(Floats, logits), cast(Floats, maps)
 
 
+def answer(classes: list[str], logits: Floats) -> dict[str, Any]:
+    """Return what C logits say: label, confidence, and the probability of each class."""
+    probabilities = softmax(logits)
+    best = int(probabilities.argmax())
+    shown = rounded(probabilities)
+    return {
+        "label": classes[best],
+        "confidence": shown[best],
+        "probabilities": dict(zip(classes, shown, strict=True)),
+    }
+
+
+def rounded(numbers: Floats) -> list[Any]:
+    """Return numbers as lists, with at most six digits after the point: more say nothing."""
+    digits: list[Any] = np.round(numbers.astype(np.float64), 6).tolist()
+    return digits
+
+
 def softmax(logits: Floats) -> Floats:
     """Turn logits, …×C, into probabilities that add up to 1."""
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -5,20 +5,24 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from simplestack.serving import settings, telemetry
+from simplestack.serving.handlers import JsonLine, http_exception
 
 PREDICT = "/predict"
-PATHS = {PREDICT, "/", "/docs", "/docs.json", "/model.json"}
+EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if they are packed
+PATHS = {PREDICT, "/", "/docs", "/docs.json", "/model.json", *(f"/{name}" for name in EXAMPLES)}
 PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
 HERE = Path(__file__).parent
 HEADERS = {
@@ -40,8 +44,11 @@ def cors(app: ASGIApp) -> ASGIApp:
     )
 
 
-def site(about: Callable[[], dict[str, Any]]) -> Starlette:
-    """Build the app for all that is not a prediction; /model.json answers what `about` returns."""
+def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> Starlette:
+    """Build the app for all that is not a prediction; /model.json answers what `about` returns.
+
+    `packed` returns the path of a file that is packed beside the model.
+    """
     index = (HERE / "web" / "index.html").read_text()
     docs = (HERE / "web" / "docs.html").read_text()
     strict = _policy(
@@ -55,11 +62,19 @@ def site(about: Callable[[], dict[str, Any]]) -> Starlette:
         return lambda _: HTMLResponse(html, headers=headers)
 
     def model(_: Request) -> Response:
-        return JSONResponse(about(), headers=HEADERS)
+        return JsonLine(about(), headers=HEADERS)
+
+    def example(name: str) -> Callable[[Request], Response]:
+        def photo(_: Request) -> Response:
+            if name not in about()["examples"]:
+                raise HTTPException(HTTPStatus.NOT_FOUND)
+            return FileResponse(packed(name), headers=HEADERS)
+
+        return photo
 
     def document(_: Request) -> Response:
         token = bool(settings.read().api_token)
-        return JSONResponse(openapi(about()["classes"], token=token), headers=HEADERS)
+        return JsonLine(openapi(about()["classes"], token=token), headers=HEADERS)
 
     app = Starlette(
         routes=[
@@ -68,7 +83,9 @@ def site(about: Callable[[], dict[str, Any]]) -> Starlette:
             Route("/docs.json", document),
             Route("/model.json", model),
             Route("/metrics", telemetry.metrics),
-        ]
+            *(Route(f"/{name}", example(name)) for name in EXAMPLES),
+        ],
+        exception_handlers={HTTPException: http_exception},
     )
     app.router.redirect_slashes = False  # such a redirect names the host as the client does
     return app

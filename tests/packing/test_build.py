@@ -60,7 +60,8 @@ def test_bento_holds_what_is_served_and_nothing_else(bento):
         *("service.py", "gunicorn.conf.py", "bentofile.yaml"),
         *expected,
     }
-    assert not [p for p in bento.rglob("*") if p.suffix in {".jpg", ".ckpt", ".gif", ".png"}]
+    unwanted = {p for p in bento.rglob("*") if p.suffix in {".jpg", ".ckpt", ".gif", ".png"}}
+    assert unwanted == set(bento.glob("models/*/*/examples/[123].jpg"))
 
 
 def test_bento_names_nobody_and_no_place_on_this_machine(bento, trained, pictures):
@@ -94,6 +95,7 @@ def test_service_imports_no_torch(bento):
     [
         "simplestack/serving/openapi.json",
         "simplestack/training/model.py",
+        "simplestack/packing/examples.py",
         "service.py",
         "requirements-serve.txt",
     ],

@@ -6,13 +6,26 @@ import numpy as np
 import pytest
 
 from simplestack.serving.container import cores
-from simplestack.serving.inference import OnnxModel
+from simplestack.serving.inference import OnnxModel, answer, rounded
 
 
 def test_packed_explanation_is_the_prediction(bento):
     photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     logits, maps = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(photos)
     assert np.allclose(maps.mean((2, 3)), logits, atol=1e-4)
+
+
+def test_the_answer_is_the_most_probable_class_in_six_digits():
+    said = answer(["ant", "bee", "wasp"], np.array([1.0, 3.0, -9.0], dtype=np.float32))
+    assert said == {
+        "label": "bee",
+        "confidence": 0.880792,
+        "probabilities": {"ant": 0.119202, "bee": 0.880792, "wasp": 0.000005},
+    }
+
+
+def test_numbers_are_rounded_as_they_are_printed():
+    assert str(rounded(np.array([[0.1, -1 / 3]], dtype=np.float32))) == "[[0.1, -0.333333]]"
 
 
 @pytest.mark.parametrize(

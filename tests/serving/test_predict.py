@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -27,6 +28,20 @@ def test_tutorials_curl_gets_an_answer(url, photo):
     command = ["-X", "POST", f"{url}/predict", "-H", "Content-Type: image/*"]
     result = run("curl", "-s", *command, "--data-binary", f"@{photo}")
     check_answer(json.loads(result.stdout))
+
+
+def test_an_answer_is_a_line_with_at_most_six_digits(url, photo):
+    answer = post(url, photo.read_bytes(), params={"explain": "1"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.text.endswith("}\n")
+    assert answer.text.count("\n") == 1
+    digits = re.findall(r"\.(\d+)", answer.text)
+    assert max(map(len, digits)) == 6
+
+
+@pytest.mark.parametrize("path", ["/predict", "/model.json", "/docs.json"])
+def test_other_json_is_a_line_too(url, path):
+    assert send("GET", url + path).text.endswith("}\n")
 
 
 def test_curls_form_gets_the_same_answer(url, photo):

@@ -1,0 +1,80 @@
+"""Answer photos with the packed model, without a server.
+
+python predict.py PHOTOS > answers.csv           # each photo in a folder, and below it
+python predict.py --json a.jpg b.webp            # an object per line, with all probabilities
+"""
+
+import argparse
+import csv
+import signal
+import sys
+from pathlib import Path
+
+import simplestack
+
+if __name__ == "__main__":
+    simplestack.require("bentoml")
+
+from tqdm import tqdm
+
+from simplestack.serving.errors import StackError, printable
+from simplestack.serving.handlers import to_json
+from simplestack.training import folders
+
+COLUMNS = ("path", "label", "confidence", "error")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Answer photos with the packed model, as CSV: path, label, confidence, error.",
+        epilog="Exits with 1 if not a single photo could be answered.",
+    )
+    parser.add_argument("paths", type=Path, nargs="+", help="photos, or folders of them")
+    parser.add_argument("--json", action="store_true", help="a JSON object per line instead")
+    return parser.parse_args()
+
+
+def main(paths: list[Path], as_json: bool) -> bool:
+    """Print a row for each photo; return whether at least one has an answer."""
+    photos = find(paths)
+    simplestack.loading("the model")
+    from simplestack.packing import local_model  # noqa: PLC0415  (takes a second)
+
+    rows = local_model.answer_all(local_model.load(), photos)
+    simplestack.loaded()
+    writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    if not as_json:
+        writer.writeheader()
+    hidden = sys.stdout.isatty() or None  # None: unless stderr is a terminal
+    answered = False
+    for row in tqdm(rows, total=len(photos), unit=" photos", disable=hidden):
+        sys.stdout.write(to_json(row)) if as_json else writer.writerow(row)
+        answered |= "label" in row
+    sys.stdout.flush()
+    return answered
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """Return the photos, and those in the folders, sorted. Raises StackError if one is missing."""
+    for path in paths:
+        if not path.exists():
+            raise StackError(f"there is no {path}: name photos, or folders with photos in them")
+    inside = folders.photos_in(path for path in paths if path.is_dir())
+    photos = sorted({*inside, *(path for path in paths if not path.is_dir())})
+    if not photos:
+        raise StackError(f"{paths[0]} has no photos in it ({', '.join(sorted(folders.SUFFIXES))})")
+    return photos
+
+
+if __name__ == "__main__":
+    given = parse_arguments()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        sys.exit(not main(given.paths, given.json))
+    except (StackError, OSError) as error:
+        sys.exit(f"error: {printable(str(error))}")
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,57 @@
+"""The photos that the page offers to try: a few that the packed model gets right."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from simplestack.serving import images, site
+from simplestack.serving.inference import Floats, softmax
+
+SIDE = 512  # pixels, at most
+MAX_BYTES = 60_000
+
+
+def choose(logits: Floats, targets: list[int]) -> list[int]:
+    """Return the indices of correctly classified photos, given N×C logits and N true classes.
+
+    They are of different classes as far as possible; of each, those with the highest confidence.
+    """
+    confidence = softmax(logits).max(1)
+    correct = np.flatnonzero(logits.argmax(1) == targets)
+    best = sorted(correct.tolist(), key=lambda i: -confidence[i])
+    count: Counter[int] = Counter()
+    rank = {}  # within its class
+    for i in best:
+        rank[i] = count[targets[i]]
+        count[targets[i]] += 1
+    return sorted(best, key=lambda i: rank[i])[: len(site.EXAMPLES)]
+
+
+def write(photos: Iterable[Path], folder: Path) -> list[str]:
+    """Write photos to a folder as the service serves them; return their paths there."""
+    written = []
+    for name, photo in zip(site.EXAMPLES, photos, strict=False):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(encode(photo.read_bytes()))
+        written.append(name)
+    return written
+
+
+def encode(data: bytes) -> bytes:
+    """Return an encoded photo as a small JPEG, with its pixels and nothing else: EXIF names places.
+
+    Raises HttpError if it can't be decoded.
+    """
+    upright = images.decode(images.identify(data), SIDE)
+    photo, side = Image.fromarray(np.asarray(upright)), SIDE
+    while True:
+        photo.thumbnail((side, side))
+        file = io.BytesIO()
+        photo.save(file, "JPEG", quality=80)
+        if file.tell() < MAX_BYTES:
+            return file.getvalue()
+        side = side * 3 // 4

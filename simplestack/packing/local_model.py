@@ -1,0 +1,57 @@
+"""Answer photos with the model that was packed last, in this process."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import bentoml
+
+from simplestack.packing import build
+from simplestack.serving import images
+from simplestack.serving.container import cores
+from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel, answer, verify
+
+Row = dict[str, Any]
+"""The path of a photo, with an answer as from /predict or else with an error."""
+
+
+def load() -> Callable[[Path], Row]:
+    """Return a function that answers a photo; threads can share it.
+
+    Raises StackError if no model is packed, or a damaged one.
+    """
+    bento = build.latest()
+    try:
+        stored = bentoml.models.get(bento.info.all_models[0].tag)
+    except bentoml.exceptions.NotFound as error:
+        raise StackError(f"the model of {bento.tag} is deleted: python saveToBento.py") from error
+    file = stored.path_of("model.onnx")
+    about: dict[str, Any] = dict(stored.info.metadata)
+    verify(file, about, stored.info.labels["sha256"])
+    model = OnnxModel(file)
+
+    def answer_photo(path: Path) -> Row:
+        try:
+            logits, _ = model(images.read(path.read_bytes())[None])
+        except StackError as error:
+            return {"path": str(path), "error": str(error)}
+        except OSError as error:
+            return {"path": str(path), "error": f"The file can't be read: {error.strerror}."}
+        return {"path": str(path), **answer(about["classes"], logits[0])}
+
+    return answer_photo
+
+
+def answer_all(answer_photo: Callable[[Path], Row], paths: Iterable[Path]) -> Iterator[Row]:
+    """Answer photos in threads; yield the rows in order, with few photos in memory."""
+    threads = 2 * cores()  # reading, decoding and inference release Python's lock
+    in_flight: deque[Future[Row]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for path in paths:
+            in_flight.append(pool.submit(answer_photo, path))
+            if len(in_flight) > 2 * threads:
+                yield in_flight.popleft().result()
+        yield from (future.result() for future in in_flight)
