@@ -196,6 +196,16 @@ def open_photos(
     return train, val
 
 
+def skipped(train: Photos, val: Photos) -> list[str]:
+    """Return all files that aren't used, with the reason: "path: reason"."""
+    reason = "not named like a photo"
+    unexpected = (Path(file) for file in unexpected_files(train.data_dir))
+    return [f"{path}: {reason}" if path.exists() else str(path) for path in unexpected] + [
+        *train.broken,
+        *val.broken,
+    ]
+
+
 def warnings(train: Photos, val: Photos) -> list[str]:
     """Return what to know about the photos before trusting the result."""
     found = []
