@@ -31,7 +31,7 @@ def interval(correct: int, total: int) -> tuple[float, float]:
     accuracy, z2 = correct / total, Z * Z / total
     middle = (accuracy + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(accuracy * (1 - accuracy) / total + z2 / total / 4)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)  # else rounded to beyond them
 
 
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
@@ -99,14 +99,13 @@ def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -
         lines.append(f"top-{K} accuracy {format_accuracy(metrics[f'top-{K}'], count)}")
     if count >= FEW:
         lines.append(f"calibration error {metrics['calibration_error']:.3f}")
-    rows = [(printable(name), *scores) for name, *scores in format_classes(metrics, ".3f")]
+    rows = [(printable(name), *cells) for name, *cells in format_classes(metrics, ".3f")]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        name, support, *scores = (f"{cell:{w}}" for cell, w in zip(row, widths, strict=True))
+        name, _, *scores = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
         columns = (f"{score} {cell}" for score, cell in zip(SCORES, scores, strict=True))
-        lines.append(
-            "  ".join((name, *columns, f"({support} photo{'' if int(support) == 1 else 's'})"))
-        )
+        noun = "photo" if row[1] == "1" else "photos"
+        lines.append("  ".join((name, *columns, f"({row[1]} {noun})")))
     return "\n".join(lines)
 
 
