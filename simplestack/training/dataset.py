@@ -22,6 +22,7 @@ from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
 MIN_SIDE, MAX_SIDE = 16, 16_000  # pixels; anything smaller or larger is no photo
+EXAMPLES = 3  # of what is skipped, in a warning: skipped.txt lists all
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 MAX_WORKERS = 8  # processes that read photos
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -211,9 +212,9 @@ def warnings(train: Photos, val: Photos) -> list[str]:
     found = []
     if unexpected := unexpected_files(train.data_dir):
         count = _count(unexpected, "unexpected file")
-        found.append(f"{count} skipped, not named like photos: {_some(unexpected)}")
+        found.append(f"{count} skipped, not named like photos: {_some(unexpected, EXAMPLES)}")
     if broken := train.broken + val.broken:
-        found.append(f"{_count(broken, 'photo')} skipped: {_some(broken)}")
+        found.append(f"{_count(broken, 'photo')} skipped: {_some(broken, EXAMPLES)}")
     pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
     if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
         found.append(
@@ -233,6 +234,6 @@ def _count(items: list[str], noun: str) -> str:
     return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
 
 
-def _some(items: list[str]) -> str:
-    more = len(items) - MAX_NAMED
-    return "; ".join(items[:MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
+def _some(items: list[str], most: int = MAX_NAMED) -> str:
+    more = len(items) - most
+    return "; ".join(items[:most]) + (f"; and {more} more" if more > 0 else "")

@@ -26,7 +26,7 @@ from playwright.sync_api import Browser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simplestack.serving.errors import StackError
-from simplestack.training import checkpoint, folders, report
+from simplestack.training import checkpoint, dataset, report
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
@@ -227,7 +227,7 @@ def test_a_long_list_of_skipped_files_is_named_not_shown_on_the_terminal(
     train_in_process(path, "--data-dir", photos, "--freeze")
     printed = capsys.readouterr().err
     assert f"all that is skipped, with the reasons: {tmp_path / 'a' / 'skipped.txt'}" in printed
-    assert printed.count("broken") == folders.MAX_NAMED
+    assert printed.count("broken") == dataset.EXAMPLES
     lines = (tmp_path / "a" / "skipped.txt").read_text().splitlines()
     assert len(lines) == 31
 
@@ -302,10 +302,12 @@ def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions(
     assert "The other 1000 are in skipped.txt" in page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 29)")]
+)
 @pytest.mark.parametrize("fixture", ["report_path", "page_of_1000_classes"])
 def test_the_page_fits_a_phone_and_its_text_stands_out(
-    browser: Browser, request: pytest.FixtureRequest, fixture: str, scheme: str
+    browser: Browser, request: pytest.FixtureRequest, fixture: str, scheme: str, ground: str
 ) -> None:
     with browser.new_context(
         viewport={"width": 390, "height": 844}, color_scheme=scheme
@@ -314,4 +316,5 @@ def test_the_page_fits_a_phone_and_its_text_stands_out(
         page.goto(request.getfixturevalue(fixture).as_uri())
         page.locator("summary").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
         assert page.evaluate(LOWEST_CONTRAST) >= 4.5
