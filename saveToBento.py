@@ -36,6 +36,7 @@ from simplestack.serving.settings import Settings
 from simplestack.training import checkpoint, folders, model, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
+from simplestack.training.metrics import format_interval
 
 CALIBRATION_PHOTOS = 100
 FEW_PHOTOS = 50
@@ -182,10 +183,11 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     with local_server.serve(saved_path) as url:
         answer = local_server.predict(url, photo)
     name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8
+    accuracy, count = metadata["accuracy_packed"], metadata["validation_photos"]
     print(
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
-        f" {metadata['accuracy_packed']:.4f} packed ({metadata['precision']}); the same answer to"
-        f" {metadata['same_answers']} of {metadata['validation_photos']} photos"
+        f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
+        f" the same answer to {metadata['same_answers']} of {count} photos"
         f"\n{name} → {answer}"
         f"\ntag: {packed.tag}\nsaved path: {saved_path}"
     )

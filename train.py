@@ -74,6 +74,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     """Train from the photos to the report."""
     # Data
     recipe, path = RECIPES[options.recipe], options.output
+    folder = report.report_folder(path)
     world = World.start(options.device)
     state = resumed or checkpoint.new(options)
     budget = world.memory(options.cache * GB)
@@ -82,7 +83,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     )
     writer = None
     if options.tensorboard and world.rank == 0:
-        writer = report.summary_writer()(report.report_folder(path) / "tensorboard")
+        writer = report.summary_writer()(folder / "tensorboard")
     state.photos = {"train": photos.names, "val": val_photos.names}
     state.arguments = options.recorded()
 
@@ -110,7 +111,8 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     )
     model = world.parallel(model_without_ddp)
     if world.rank == 0:
-        console.introduce(state, photos, val_photos, str(world))
+        file = report.write_skipped(folder, dataset.skipped(photos, val_photos), options.checkpoint)
+        console.introduce(state, photos, val_photos, str(world), file)
 
     # Training
     first = 0 if recipe.linear_probe and not state.history else state.epoch + 1
@@ -153,7 +155,8 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
         best = load_best(state, world)
         if best_logits is None:  # the best epoch was before this run
             best_logits = predict(best, val_photos, World(world.device), recipe)
-        finish(options, state, report.write_report(path, state, best, val_photos, best_logits))
+        measured = report.write_report(path, state, best, val_photos, best_logits, on=str(world))
+        finish(options, state, measured)
 
 
 def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
@@ -217,25 +220,19 @@ def evaluate(options: Options, state: Checkpoint) -> None:
     if options.data_dir.resolve() != Path(state.arguments["data_dir"]).resolve():
         names = folders.find_labelled(options.data_dir, state.classes)
     world = World.start(options.device)
-    budget = world.memory(options.cache * GB)
-    photos = dataset.open_labelled(
-        options.data_dir, names, state.classes, budget=budget, device=world.device
-    )
-    logits = predict(load_best(state, world), photos, world, RECIPES[options.recipe])
+    photos = dataset.open_labelled(options.data_dir, names, state.classes, device=world.device)
+    best = load_best(state, world)
+    logits = predict(best, photos, world, RECIPES[options.recipe])
     world.stop()
     if world.rank == 0:
-        measured = metrics.compute_metrics(logits.softmax(1), photos.labels, state.classes)
-        print(metrics.format_metrics(measured))
+        print(report.report_evaluation(options.output, state, best, photos, logits))
 
 
 def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> None:
     """Print the result and the next command, and pack it if wanted."""
     path = options.output
-    print(
-        f"\nbest validation accuracy {measured['accuracy']:.4f}"
-        f" ({metrics.format_interval(measured)}), {console.format_best(state)}"
-        f"\nreport: {report.report_folder(path) / 'report.html'}\ncheckpoint: {path}"
-    )
+    print(f"\nbest validation accuracy {console.format_best(state, measured['accuracy'])}")
+    print(f"report: {report.report_folder(path) / 'report.html'}\ncheckpoint: {path}")
     if not console.wants_bento(options.save_to_bento):
         simplestack.print_next(f"python saveToBento.py {shlex.quote(str(path))}")
         return

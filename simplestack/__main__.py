@@ -45,11 +45,12 @@ def serve(checkpoint: Path, data_dir: Path) -> None:
     """Serve what was packed from a checkpoint, predict a photo, and show requests until Ctrl-C."""
     bento = build.latest(checkpoint=build.hash_files(checkpoint))
     about: dict[str, Any] = dict(bentoml.models.get(bento.info.all_models[0].tag).info.metadata)
-    photos = f"{about['validation_photos']} validation photos"
+    photos = about["validation_photos"]
+    right = round(about["accuracy_packed"] * photos)
     local_server.serve_until_ctrl_c(
         str(bento.tag),
         first_readable(data_dir, about["classes"]),
-        f"accuracy: {about['accuracy_packed']:.4f} on {photos}",
+        f"accuracy: {right / photos:.4f}, {right} of {photos} validation photos",
         f"report: {checkpoint.with_suffix('') / 'report.html'}",
         "your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it",
         "the single steps: . .venv/bin/activate, then as in README.md",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,29 @@ from pathlib import Path
 
 import pytest
 from helpers import gunicorn, python
+from playwright.sync_api import Browser, sync_playwright
 
 from simplestack.packing import local_server
 from simplestack.training import sample
 
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,9 +22,9 @@ from simplestack.training import checkpoint
 
 def test_output_names_tag_path_accuracies_and_next_commands(packing):
     assert re.search(r"^tag: ant_or_bee_classifier:\w+$", packing.stdout, re.MULTILINE)
-    assert re.search(
-        r"validation accuracy: [01]\.\d{4} before packing, [01]\.\d{4} packed", packing.stdout
-    )
+    accuracies = r"validation accuracy: [01]\.\d{4} before packing, [01]\.\d{4} packed"
+    interval = r"\d of 6 photos, 95 % confidence interval [01]\.\d+ to [01]\.\d+"
+    assert re.search(rf"{accuracies} \(\w+; {interval}\)", packing.stdout)
     assert "Next: bentoml serve ant_or_bee_classifier:latest" in packing.stdout
     assert "curl -X POST http://localhost:5000/predict" in packing.stdout
 

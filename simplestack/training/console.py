@@ -1,17 +1,23 @@
 """What train.py prints, and asks."""
 
 import sys
+from pathlib import Path
 
 from simplestack.serving.errors import printable
 from simplestack.training import dataset
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
+from simplestack.training.metrics import format_accuracy
 from simplestack.training.model import foreign_weights
 
 
-def introduce(state: Checkpoint, photos: Photos, val: Photos, on: str) -> None:
-    """Print what is known before the first epoch."""
+def introduce(
+    state: Checkpoint, photos: Photos, val: Photos, on: str, skipped: Path | None
+) -> None:
+    """Print what is known before the first epoch; the file `skipped` lists what isn't used."""
     warnings = dataset.warnings(photos, val)
+    if skipped:
+        warnings.append(f"all that is skipped, with the reasons: {skipped}")
     if not state.history and not state.arguments["from_scratch"]:
         warnings += filter(None, [foreign_weights()])
     for warning in warnings:
@@ -24,10 +30,10 @@ def introduce(state: Checkpoint, photos: Photos, val: Photos, on: str) -> None:
     )
     if state.history:
         print(
-            f"resuming after epoch {state.epoch} of {state.arguments['epochs']}; best validation"
-            f" accuracy so far {state.best_accuracy:.3f}, {format_best(state)}"
+            f"resuming after {name_epoch(state.epoch, state.arguments['epochs'])}; best validation"
+            f" accuracy so far {format_best(state, state.best_accuracy)}"
         )
-    print("* marks the best validation accuracy so far")
+    print(f"* marks the best validation accuracy so far, of which one photo is {1 / len(val):.3f}")
 
 
 def format_epoch(state: Checkpoint) -> str:
@@ -42,10 +48,17 @@ def format_epoch(state: Checkpoint) -> str:
     )
 
 
-def format_best(state: Checkpoint) -> str:
-    """Return which epoch was the best."""
-    where = f"in epoch {state.best_epoch}" if state.best_epoch else "with the linear probe"
-    return f"{where}, of {state.epoch} epochs" if state.epoch else where
+def format_best(state: Checkpoint, accuracy: float) -> str:
+    """Return the best epoch's validation accuracy, as it was measured, and which epoch that is."""
+    photos = len(state.photos["val"])
+    return f"{format_accuracy(accuracy, photos)}, {name_epoch(state.best_epoch, state.epoch)}"
+
+
+def name_epoch(epoch: int, epochs: int) -> str:
+    """Return what an epoch, of so many, is called: the linear probe is no epoch to a reader."""
+    if epoch:
+        return f"epoch {epoch} of {epochs}"
+    return "the linear probe (before epoch 1)" if epochs else "the linear probe"
 
 
 def wants_bento(answer: str) -> bool:

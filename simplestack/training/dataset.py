@@ -22,8 +22,10 @@ from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
 MIN_SIDE, MAX_SIDE = 16, 16_000  # pixels; anything smaller or larger is no photo
+EXAMPLES = 3  # of what is skipped, in a warning: skipped.txt lists all
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 MAX_WORKERS = 8  # processes that read photos
+EVALUATED = 1e9  # bytes of photos in memory: of more, each is read twice
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -193,11 +195,11 @@ def open_photos(
 
 
 def open_labelled(
-    data_dir: Path, names: list[str], classes: list[str], *, budget: float, device: torch.device
+    data_dir: Path, names: list[str], classes: list[str], *, device: torch.device
 ) -> Photos:
-    """Read photos to evaluate a model on, as `open_photos` does. A class may have none."""
+    """Read photos to evaluate a model on, which are seen once. A class may have none."""
     photos = Photos(data_dir, names, classes, whole=False)
-    load_all(photos, budget=budget, device=device)
+    load_all(photos, budget=EVALUATED, device=device)
     if not len(photos):
         raise StackError(f"none of the photos can be used: {_some(photos.broken)}")
     return photos
@@ -212,14 +214,22 @@ def load_all(*parts: Photos, budget: float, device: torch.device) -> None:
             budget -= photos.nbytes
 
 
+def skipped(*parts: Photos) -> list[str]:
+    """Return all files of a folder that aren't used, with the reason: "path: reason"."""
+    reason = "not named like a photo"
+    unexpected = (Path(file) for file in unexpected_files(parts[0].data_dir))
+    lines = [f"{path}: {reason}" if path.exists() else str(path) for path in unexpected]
+    return lines + [line for photos in parts for line in photos.broken]
+
+
 def warnings(train: Photos, val: Photos) -> list[str]:
     """Return what to know about the photos before trusting the result."""
     found = []
     if unexpected := unexpected_files(train.data_dir):
         count = _count(unexpected, "unexpected file")
-        found.append(f"{count} skipped, not named like photos: {_some(unexpected)}")
+        found.append(f"{count} skipped, not named like photos: {_some(unexpected, EXAMPLES)}")
     if broken := train.broken + val.broken:
-        found.append(f"{_count(broken, 'photo')} skipped: {_some(broken)}")
+        found.append(f"{_count(broken, 'photo')} skipped: {_some(broken, EXAMPLES)}")
     pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
     if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
         found.append(
@@ -239,6 +249,6 @@ def _count(items: list[str], noun: str) -> str:
     return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
 
 
-def _some(items: list[str]) -> str:
-    more = len(items) - MAX_NAMED
-    return "; ".join(items[:MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
+def _some(items: list[str], most: int = MAX_NAMED) -> str:
+    more = len(items) - most
+    return "; ".join(items[:most]) + (f"; and {more} more" if more > 0 else "")

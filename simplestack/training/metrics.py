@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from simplestack.serving.errors import printable
 
 Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a normal distribution
+FEW = 20  # photos: of fewer, the count and its interval say more than a proportion
 BINS = 10  # of confidence, for the calibration error
 SCORES = ("precision", "recall", "f1-score")
 K, MANY_CLASSES = 5, 10  # top-5 accuracy is of interest from 10 classes on
@@ -22,11 +23,15 @@ def loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a proportion (Wilson 1927)."""
+    """Return the 95 % confidence interval of a proportion: the Wilson score interval.
+
+    It holds for few photos too, and if all are right (Wilson 1927, "Probable Inference, the Law of
+    Succession, and Statistical Inference"). `total` is at least 1.
+    """
     accuracy, z2 = correct / total, Z * Z / total
     middle = (accuracy + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(accuracy * (1 - accuracy) / total + z2 / total / 4)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)  # else rounded to beyond them
 
 
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
@@ -41,21 +46,22 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
 
 
 def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, Any]:
-    """Compare N×C probabilities with the N true labels. Proportions are 0 to 1.
+    """Compare N×C probabilities, N at least 1, with the N true labels. Proportions are 0 to 1.
 
-    The names are those of scikit-learn's classification_report.
+    The names are those of scikit-learn's classification_report. A class without photos has no
+    recall, and one that is never predicted no precision: None, which no average counts.
     """
     probs, targets = np.asarray(probabilities), np.asarray(labels)
     predicted = probs.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(confusion, (targets, predicted), 1)
-    correct, support = confusion.diagonal(), confusion.sum(1)
-    precision, recall = correct / confusion.sum(0).clip(1), correct / support.clip(1)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    table = np.stack([precision, recall, f1], 1)
+    correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    parts, wholes = (correct, correct, 2 * correct), (times, support, times + support)
+    table = np.stack([ratio(*pair) for pair in zip(parts, wholes, strict=True)], 1)
 
     def row(values: NDArray[Any], photos: int) -> dict[str, Any]:
-        return {**dict(zip(SCORES, values.tolist(), strict=True)), "support": photos}
+        numbers = [None if math.isnan(value) else value for value in values.tolist()]
+        return {**dict(zip(SCORES, numbers, strict=True)), "support": photos}
 
     rows = zip(classes, table, support.tolist(), strict=True)
     return {
@@ -65,9 +71,16 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
         **top_k(probs, targets),
         "calibration_error": calibration_error(probs.max(1), predicted == targets),
         "classes": {name: row(values, photos) for name, values, photos in rows},
-        "macro avg": row(table.mean(0), len(targets)),
+        "macro avg": row(np.nanmean(table, 0), len(targets)),
         "confusion": confusion.tolist(),  # one row per true class, one column per predicted class
     }
+
+
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
+    """Return part / whole of C counts; NaN where there is nothing to divide by."""
+    shares = np.full(len(whole), math.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
 
 
 def top_k(probs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
@@ -78,26 +91,61 @@ def top_k(probs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
     return {f"top-{K}": float((most_probable == targets[:, None]).any(1).mean())}
 
 
-def format_metrics(metrics: dict[str, Any]) -> str:
-    """Return the metrics as a few lines of text."""
-    rows = {printable(name): row for name, row in metrics["classes"].items()}
-    width = max(map(len, rows))
-    lines = [
-        f"accuracy {metrics['accuracy']:.4f} on {metrics['photos']} validation photos"
-        f" ({format_interval(metrics)})",
-        f"calibration error {metrics['calibration_error']:.3f}",
-    ]
+def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -> str:
+    """Return the metrics as a few lines of text; `photos` is what they were measured on."""
+    count, accuracy = metrics["photos"], metrics["accuracy"]
+    lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
     if f"top-{K}" in metrics:
-        lines.append(f"top-{K} accuracy {metrics[f'top-{K}']:.4f}")
-    lines += [
-        f"{name:{width}}  precision {row['precision']:.3f}  recall {row['recall']:.3f}"
-        f"  f1-score {row['f1-score']:.3f}  ({row['support']} photos)"
-        for name, row in rows.items()
-    ]
+        lines.append(f"top-{K} accuracy {format_accuracy(metrics[f'top-{K}'], count)}")
+    if count >= FEW:
+        lines.append(f"calibration error {metrics['calibration_error']:.3f}")
+    rows = [(printable(name), *cells) for name, *cells in format_classes(metrics, ".3f")]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        name, _, *scores = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        columns = (f"{score} {cell}" for score, cell in zip(SCORES, scores, strict=True))
+        noun = "photo" if row[1] == "1" else "photos"
+        lines.append("  ".join((name, *columns, f"({row[1]} {noun})")))
     return "\n".join(lines)
 
 
-def format_interval(metrics: dict[str, Any]) -> str:
-    """Return the confidence interval of the accuracy as text."""
-    low, high = metrics["accuracy_95"]
-    return f"95 % confidence interval {low:.3f} to {high:.3f}"
+def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str, str, str, str]]:
+    """Return each class, its number of photos, precision, recall and f1-score, as text.
+
+    `number` is the format of a proportion, such as ".1%".
+    """
+    confusion = np.array(metrics["confusion"])
+    correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    f1 = [row["f1-score"] for row in metrics["classes"].values()]
+    counts = zip(metrics["classes"], correct, support, times, f1, strict=True)
+    return [
+        (
+            *(name, str(n)),
+            *(format_share(right, whole, number) for whole in (predicted, n)),
+            "–" if min(n, predicted) < FEW else format(score, number),
+        )
+        for name, right, n, predicted, score in counts
+    ]
+
+
+def format_share(correct: int, total: int, number: str) -> str:
+    """Return a proportion as text; of few photos their count, with its interval; "–" of none."""
+    if total >= FEW:
+        return format(correct / total, number)
+    if not total:
+        return "–"
+    low, high = interval(correct, total)
+    return f"{correct} of {total} ({low:{number}} to {high:{number}})"
+
+
+def format_accuracy(accuracy: float, photos: int) -> str:
+    """Return an accuracy as text, with its confidence interval."""
+    return f"{accuracy:.4f} ({format_interval(accuracy, photos)})"
+
+
+def format_interval(accuracy: float, photos: int) -> str:
+    """Return the confidence interval of an accuracy as text; of few photos, also their count."""
+    correct = round(accuracy * photos)
+    low, high = interval(correct, photos)
+    count = f"{correct} of {photos} photos, " if photos < FEW else ""
+    return f"{count}95 % confidence interval {low:.3f} to {high:.3f}"

@@ -47,8 +47,19 @@ class Options:
         for option in fields(self):
             value = getattr(self, option.name)
             if option.name in NOT_RECORDED and value != option.default:
-                words += [_flag(option.name)] if value is True else [_flag(option.name), str(value)]
+                words += _words(option.name, value)
         return shlex.join(words)
+
+
+def command(recorded: dict[str, Any]) -> str:
+    """Return the command that repeats a run, from what its checkpoint recorded."""
+    recipe = "tutorial" if recorded["from_scratch"] else "lp-ft"
+    defaults = {**vars(RECIPES[recorded["recipe"]]), **vars(Options), "recipe": recipe}
+    words = ["python", "train.py"]
+    for name, value in recorded.items():
+        if str(value) != str(defaults[name]):
+            words += _words(name, value)
+    return shlex.join(words)
 
 
 def build_parser() -> ArgumentParser:
@@ -138,6 +149,10 @@ def problem(options: Options, recorded: dict[str, Any]) -> str | None:
     if linear_probe and options.from_scratch:
         return "--recipe lp-ft needs ImageNet's features: leave out --from-scratch"
     return None
+
+
+def _words(name: str, value: object) -> list[str]:
+    return [_flag(name)] if value is True else [_flag(name), str(value)]
 
 
 def _flag(name: str) -> str:

@@ -1,29 +1,32 @@
-"""Write what lies beside a checkpoint: history.csv, args.json, metrics.json, report.html."""
+"""Write what lies beside a checkpoint: history, arguments, metrics, skipped.txt, report.html."""
 
-import base64
 import csv
 import io
 import json
+from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from simplestack.serving.errors import StackError, printable
+from simplestack.training import dataset, figures
 from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.console import name_epoch
 from simplestack.training.dataset import Photos
 from simplestack.training.files import write_atomically
-from simplestack.training.metrics import compute_metrics
+from simplestack.training.folders import class_of
+from simplestack.training.metrics import FEW, compute_metrics, format_classes, format_metrics
 from simplestack.training.model import Classifier
+from simplestack.training.options import command
 
-WORST = 12  # photos shown
+NAMED = 3, 5  # classes in the title: of many, and the most that are all named
+LISTED = 1000  # skipped files on the page
+SKIPPED = "skipped.txt"
 MATRIX = 30  # classes of which the whole confusion matrix is shown; of more, its largest numbers
-WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
-HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -31,6 +34,8 @@ TEMPLATES = jinja2.Environment(
     finalize=lambda value: printable(value) if type(value) is str else value,
 )
 TEMPLATES.filters["percent"] = "{:.1%}".format
+TEMPLATES.globals |= {"width": figures.WIDTH, "height": figures.HEIGHT, "margin": figures.MARGIN}
+TEMPLATES.globals |= {"matrix": MATRIX, "few": FEW, "sure": figures.SURE, "listed": LISTED}
 
 
 def report_folder(path: Path) -> Path:
@@ -67,32 +72,97 @@ def summary_writer() -> Any:
     return SummaryWriter
 
 
-def write_report(
-    path: Path, checkpoint: Checkpoint, model: Classifier, val: Photos, logits: Tensor
-) -> dict[str, Any]:
-    """Write metrics.json, args.json and report.html beside a checkpoint; return the metrics.
+def write_skipped(folder: Path, skipped: list[str], resumed: Path | None = None) -> Path | None:
+    """Write skipped.txt into a report's folder, one line per file; return its path, if any.
 
-    `model` is that of the best epoch, `logits`, N×C, are its answers to the validation photos.
+    A run never opens again what the one that it resumes has skipped, so it keeps those lines.
+    """
+    if resumed:
+        skipped = [*read_skipped(report_folder(resumed)), *skipped]
+    path = folder / SKIPPED
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return None
+    _write(path, "".join(f"{line}\n" for line in dict.fromkeys(map(printable, skipped))))
+    return path
+
+
+def read_skipped(folder: Path) -> list[str]:
+    """Return the lines of a report's skipped.txt; none if nothing was skipped."""
+    path = folder / SKIPPED
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def write_report(
+    path: Path,
+    checkpoint: Checkpoint,
+    model: Classifier,
+    val: Photos,
+    logits: Tensor,
+    *,
+    folder: Path | None = None,
+    on: str = "",
+) -> dict[str, Any]:
+    """Write metrics.json, args.json and report.html about a checkpoint; return the metrics.
+
+    `model` is that of the best epoch, `logits`, N×C, are its answers to the photos: to those for
+    validation, or to any others of its classes. The files go beside the checkpoint, at `path`, or
+    into `folder`. `on` names the device of the training.
+    """
+    folder, classes = folder or report_folder(path), checkpoint.classes
+    probabilities = logits.softmax(1)
+    metrics = compute_metrics(probabilities, val.labels, classes)
+    for name, content in (("metrics", metrics), ("args", checkpoint.arguments)):
+        _write(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    validated = val.names == checkpoint.photos["val"]
+    curves = validated and len(checkpoint.history) > 1  # one point is no curve
+    page = TEMPLATES.get_template("report.html.j2").render(
+        title=title(classes),
+        name=path.name,
+        date=f"{datetime.now():%Y-%m-%d}",
+        measured_on=None if validated else str(val.data_dir),
+        checkpoint=checkpoint,
+        best=name_epoch(checkpoint.best_epoch, checkpoint.epoch),
+        metrics=metrics,
+        rows=format_classes(metrics, ".1%"),
+        training=Counter(class_of(name, classes) for name in checkpoint.photos["train"]),
+        confusions=confusions(metrics),
+        charts=[figures.chart(checkpoint, name) for name in ("accuracy", "loss") if curves],
+        figures=figures.worst_photos(model, classes, val, probabilities),
+        skipped=read_skipped(folder),
+        command=command(checkpoint.arguments),
+        duration=timedelta(seconds=round(sum(row["seconds"] for row in checkpoint.history))),
+        on=on,
+    )
+    _write(folder / "report.html", page)
+    return metrics
+
+
+def report_evaluation(
+    path: Path, checkpoint: Checkpoint, model: Classifier, photos: Photos, logits: Tensor
+) -> str:
+    """Return the metrics as text; of other photos than those for validation, write a report, too.
+
+    It goes into a folder of its own beside the checkpoint's.
     """
     probabilities = logits.softmax(1)
-    metrics = compute_metrics(probabilities, val.labels, checkpoint.classes)
-    for name, content in (("metrics", metrics), ("args", checkpoint.arguments)):
-        _write(report_folder(path) / f"{name}.json", json.dumps(content, indent=2) + "\n")
-    trained = len(checkpoint.history) > 1  # one point is no curve
-    page = TEMPLATES.get_template("report.html.j2").render(
-        name=path.name,
-        checkpoint=checkpoint,
-        metrics=metrics,
-        confusions=confusions(metrics),
-        matrix=MATRIX,
-        charts=[chart(checkpoint, name) for name in ("accuracy", "loss") if trained],
-        figures=worst_photos(model, checkpoint.classes, val, probabilities),
-        width=WIDTH,
-        height=HEIGHT,
-        margin=MARGIN,
-    )
-    _write(report_folder(path) / "report.html", page)
-    return metrics
+    measured = compute_metrics(probabilities, photos.labels, checkpoint.classes)
+    if photos.names == checkpoint.photos["val"]:
+        return format_metrics(measured)
+    folder = report_folder(path) / f"evaluated-{photos.data_dir.resolve().name}"
+    write_skipped(folder, dataset.skipped(photos))
+    write_report(path, checkpoint, model, photos, logits, folder=folder)
+    said = format_metrics(measured, f"photos in {photos.data_dir}")
+    return f"{said}\nreport: {folder / 'report.html'}"
+
+
+def title(classes: list[str]) -> str:
+    """Return a heading that names the classes, as the page of the service does."""
+    some, most = NAMED
+    if len(classes) > most:
+        return f"{len(classes)} classes of photos: {', '.join(classes[:some])} …"
+    names = f"{', '.join(classes[:-1])} or {classes[-1]}?"
+    return names[0].upper() + names[1:]
 
 
 def _write(path: Path, text: str) -> None:
@@ -105,30 +175,6 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def chart(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """Return the curves of a metric, "accuracy" or "loss", over the epochs, as points in an SVG."""
-    history = checkpoint.history
-    epochs = [row["epoch"] for row in history]
-    values = {
-        "training": [row[name] for row in history],
-        "validation": [row[f"val_{name}"] for row in history],
-    }
-    shown = [v for v in (*values["training"], *values["validation"]) if np.isfinite(v)] or [0]
-    low, high = 0.0, max(shown)
-    if name == "accuracy":  # a scale that doesn't exaggerate
-        low, high = np.floor(10 * min(*shown, 0.9)) / 10, 1.0
-    x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN])
-    curves = {
-        split: list(zip(x, np.interp(v, [low, high], [HEIGHT - MARGIN, MARGIN]), strict=True))
-        for split, v in values.items()
-    }
-    served = x[history.index(checkpoint.best_row)]
-    return {
-        **{"name": name, "curves": curves, "served": served},
-        **{"epochs": (epochs[0], epochs[-1]), "range": (low, high)},
-    }
-
-
 def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:
     """Return the most frequent confusions: true class, predicted class, how many photos."""
     classes, counts = list(metrics["classes"]), np.array(metrics["confusion"])
@@ -136,43 +182,3 @@ def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:
     largest = counts.argsort(axis=None, kind="stable")[::-1][:MATRIX]
     places = np.stack(np.unravel_index(largest, counts.shape), 1).tolist()
     return [(classes[i], classes[j], int(counts[i, j])) for i, j in places if counts[i, j]]
-
-
-def worst_photos(
-    model: Classifier, classes: list[str], val: Photos, probabilities: Tensor
-) -> list[dict[str, Any]]:
-    """Return captions and images of the photos whose true class got the lowest probability."""
-    of_target = probabilities[torch.arange(len(val)), val.labels]
-    worst = of_target.argsort()[:WORST].tolist()
-    photos = torch.stack([val[i] for i in worst])
-    with torch.inference_mode():
-        maps = model.explain(photos.to(model.mean.device))[1].cpu()
-    figures = []
-    for i, photo, cams in zip(worst, photos.cpu(), maps, strict=True):
-        label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
-        verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
-        figures.append(
-            {
-                "caption": f"{val.names[i]}: {classes[label]}, {verdict},"
-                f" with a probability of {probabilities[i, predicted]:.2f}",
-                "images": [jpeg(np.asarray(photo)), jpeg(heat(photo, cams[predicted]))],
-            }
-        )
-    return figures
-
-
-def heat(photo: Tensor, cam: Tensor) -> Any:
-    """Lay a class activation map, 7×7, in red over its photo, 224×224×3 uint8, in grey."""
-    size = (photo.shape[1], photo.shape[0])
-    positive = np.asarray(cam.clamp(min=0) / cam.max().clamp(min=1e-6), dtype=np.float32)
-    mask = Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)
-    opacity = 0.7 * np.asarray(mask).clip(0, 1)[..., None]
-    grey = np.asarray(photo).mean(axis=2, keepdims=True)
-    return (grey * (1 - opacity) + HEAT * opacity).astype(np.uint8)
-
-
-def jpeg(pixels: Any) -> str:
-    """Encode an H×W×3 image as a data URL."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

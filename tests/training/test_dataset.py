@@ -67,7 +67,7 @@ def test_many_broken_photos_do_not_flood_the_screen(photos: Path) -> None:
     for i in range(30):
         (photos / "train" / "ants" / f"broken{i}.jpg").write_text("no photo")
     assert "30 photos skipped" in opened(photos)[2]
-    assert opened(photos)[2].count("ants/broken") == folders.MAX_NAMED
+    assert opened(photos)[2].count("ants/broken") == dataset.EXAMPLES
 
 
 def test_a_training_photo_that_is_also_a_validation_photo_is_named(photos: Path) -> None:

@@ -91,12 +91,15 @@ def test_another_folder_is_evaluated_without_the_photos_of_the_training(tmp_path
     train_in_process(path, "--data-dir", folder, *QUICK)
     shutil.rmtree(folder)
     write_pictures(tmp_path / "test", 4, ("bees",))
+    (tmp_path / "test" / "bees" / "notes.txt").touch()
     capsys.readouterr()
     run_training("--evaluate", "-c", path, "--data-dir", tmp_path / "test", "--device", "cpu")
     said = capsys.readouterr().out
     state = checkpoint.load(path)
     assert state.classes == ["ants", "bees"]
-    assert "on 4 " in said
+    assert f"on 4 photos in {tmp_path / 'test'}" in said
+    page = (tmp_path / "a" / "evaluated-test" / "report.html").read_text()
+    assert "notes.txt: not named like a photo" in page
 
 
 def test_processes_read_photos_with_any_start_method(tmp_path):

@@ -1,0 +1,87 @@
+"""The figures of a report: learning curves, and the photos that the model got most wrong."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.dataset import Photos
+from simplestack.training.model import Classifier
+
+WORST, SURE = 12, 0.9  # photos shown; the probability of the true class from which none is
+WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
+HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
+
+
+def chart(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """Return the curves of a metric, "accuracy" or "loss", over the epochs, as points in an SVG."""
+    history = checkpoint.history
+    epochs = [row["epoch"] for row in history]
+    values = {
+        "training": [row[name] for row in history],
+        "validation": [row[f"val_{name}"] for row in history],
+    }
+    shown = [v for v in (*values["training"], *values["validation"]) if np.isfinite(v)] or [0]
+    low, high = 0.0, max(shown)
+    if name == "accuracy":  # a scale that doesn't exaggerate
+        low, high = np.floor(10 * min(*shown, 0.9)) / 10, 1.0
+    x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN])
+    curves = {
+        split: list(zip(x, np.interp(v, [low, high], [HEIGHT - MARGIN, MARGIN]), strict=True))
+        for split, v in values.items()
+    }
+    served = x[history.index(checkpoint.best_row)]
+    return {
+        **{"name": name, "curves": curves, "served": served},
+        **{"epochs": (epochs[0], epochs[-1]), "range": (low, high)},
+    }
+
+
+def worst_photos(
+    model: Classifier, classes: list[str], val: Photos, probabilities: Tensor
+) -> list[dict[str, Any]]:
+    """Return captions and images of the photos whose true class got the lowest probability.
+
+    Where the model is right and sure, there is nothing to see.
+    """
+    of_target = probabilities[torch.arange(len(val)), val.labels]
+    worst = [i for i in of_target.argsort()[:WORST].tolist() if of_target[i] < SURE]
+    if not worst:
+        return []
+    photos = torch.stack([val[i] for i in worst])
+    with torch.inference_mode():
+        maps = model.explain(photos.to(model.mean.device))[1].cpu()
+    figures = []
+    for i, photo, cams in zip(worst, photos.cpu(), maps, strict=True):
+        label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
+        verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
+        figures.append(
+            {
+                "caption": f"{val.names[i]}: {classes[label]}, {verdict},"
+                f" with a probability of {probabilities[i, predicted]:.2f}",
+                "images": [jpeg(np.asarray(photo)), jpeg(heat(photo, cams[predicted]))],
+            }
+        )
+    return figures
+
+
+def heat(photo: Tensor, cam: Tensor) -> Any:
+    """Lay a class activation map, 7×7, in red over its photo, 224×224×3 uint8, in grey."""
+    size = (photo.shape[1], photo.shape[0])
+    positive = np.asarray(cam.clamp(min=0) / cam.max().clamp(min=1e-6), dtype=np.float32)
+    mask = Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)
+    opacity = 0.7 * np.asarray(mask).clip(0, 1)[..., None]
+    grey = np.asarray(photo).mean(axis=2, keepdims=True)
+    return (grey * (1 - opacity) + HEAT * opacity).astype(np.uint8)
+
+
+def jpeg(pixels: Any) -> str:
+    """Encode an H×W×3 image as a data URL."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
