@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             file, metadata = export_model(state, data_dir, Path(folder), shown)
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
+            print("building the Bento …")
             packed = build.build_bento(name, file, metadata, labels)
     show(packed, state, data_dir)
 
@@ -180,6 +181,7 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     metadata: dict[str, Any] = dict(bentoml.models.get(packed.info.all_models[0].tag).info.metadata)
     photo = data_dir / state.photos["val"][0]
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
+    print("trying it …")
     with local_server.serve(saved_path) as url:
         answer = local_server.predict(url, photo)
     name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8

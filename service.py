@@ -108,5 +108,6 @@ service: bentoml.Service[Any] = PhotoClassifier
 service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
 service.add_asgi_middleware(site.cors)
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
+service.add_asgi_middleware(site.closed)
 service.add_asgi_middleware(Gate, path=site.PREDICT, cores=cores())
 service.mount_asgi_app(site.site(about, packed))

@@ -29,12 +29,9 @@ async def error_response(_: Request, error: Any) -> JsonLine:
     return JsonLine({"error": str(error)}, error.status, error.headers)
 
 
-async def http_exception(request: Request, error: Any) -> JsonLine:
-    """Return what Starlette's router finds wrong with a request: another path or method."""
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        said = "There is nothing at this path."
-    else:
-        said = f"Another method than {request.method} is needed here."
+async def wrong_method(request: Request, error: Any) -> JsonLine:
+    """Return the 405 of Starlette's router as JSON."""
+    said = f"Another method than {request.method} is needed here."
     return JsonLine({"error": said}, error.status_code, error.headers)
 
 
@@ -47,4 +44,5 @@ async def internal_error(request: Request, error: Exception) -> JsonLine:
     )
 
 
-HANDLERS = {HttpError: error_response, Exception: internal_error}
+REFUSALS = {HttpError: error_response, 405: wrong_method}
+HANDLERS = {**REFUSALS, Exception: internal_error}

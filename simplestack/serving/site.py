@@ -5,25 +5,25 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simplestack.serving import settings, telemetry
-from simplestack.serving.handlers import JsonLine, http_exception
+from simplestack.serving.errors import NotFoundError
+from simplestack.serving.handlers import REFUSALS, JsonLine
 
 PREDICT = "/predict"
 EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if they are packed
 PATHS = {PREDICT, "/", "/docs", "/docs.json", "/model.json", *(f"/{name}" for name in EXAMPLES)}
 PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
+BENTOMLS = re.compile("/schema.json|/static_content/.*")  # for its own client, and for /docs
 HERE = Path(__file__).parent
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -42,6 +42,18 @@ def cors(app: ASGIApp) -> ASGIApp:
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type"],
     )
+
+
+def closed(app: ASGIApp) -> ASGIApp:
+    """Refuse paths that lead nowhere, of which BentoML would say so in plain text."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "/")
+        if path not in PATHS | PROBES and not BENTOMLS.fullmatch(path):
+            raise NotFoundError("There is nothing at this path.")
+        await app(scope, receive, send)
+
+    return refuse
 
 
 def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> Starlette:
@@ -67,7 +79,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
     def example(name: str) -> Callable[[Request], Response]:
         def photo(_: Request) -> Response:
             if name not in about()["examples"]:
-                raise HTTPException(HTTPStatus.NOT_FOUND)
+                raise NotFoundError("The photos are not shown.")
             return FileResponse(packed(name), headers=HEADERS)
 
         return photo
@@ -85,7 +97,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
             Route("/metrics", telemetry.metrics),
             *(Route(f"/{name}", example(name)) for name in EXAMPLES),
         ],
-        exception_handlers={HTTPException: http_exception},
+        exception_handlers=REFUSALS,
     )
     app.router.redirect_slashes = False  # such a redirect names the host as the client does
     return app

@@ -95,6 +95,19 @@ def test_nothing_else_is_beside_the_example_photos(bentoml_url, path):
     assert get(f"{bentoml_url}/{path}").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["nothing", "predict%0a", "docs/", "static_content"])
+def test_a_path_that_leads_nowhere_is_said_in_json(bentoml_url, path):
+    answer = get(f"{bentoml_url}/{path}")
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "There is nothing at this path."}
+
+
+def test_another_method_is_said_in_json(bentoml_url):
+    answer = send("POST", f"{bentoml_url}/model.json")
+    assert answer.status_code == 405
+    assert answer.json() == {"error": "Another method than POST is needed here."}
+
+
 def test_picture_that_the_browser_cannot_show_gets_a_placeholder_and_an_answer(page, tmp_path):
     Image.new("RGB", (300, 300), "brown").save(tmp_path / "scan.tif")
     page.set_input_files("#file", tmp_path / "scan.tif")
