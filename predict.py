@@ -31,24 +31,25 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Exits with 1 if not a single photo could be answered.",
     )
     parser.add_argument("paths", type=Path, nargs="+", help="photos, or folders of them")
+    parser.add_argument("--name", default="", help="of the service (default: what was packed last)")
     parser.add_argument("--json", action="store_true", help="a JSON object per line instead")
     return parser.parse_args()
 
 
-def main(paths: list[Path], as_json: bool) -> bool:
+def main(paths: list[Path], name: str, as_json: bool) -> bool:
     """Print a row for each photo; return whether at least one has an answer."""
     photos = find(paths)
     simplestack.loading("the model")
     from simplestack.packing import local_model  # noqa: PLC0415  (takes a second)
 
-    rows = local_model.answer_all(local_model.load(), photos)
+    rows = local_model.answer_all(local_model.load(name), photos)
     simplestack.loaded()
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not as_json:
         writer.writeheader()
-    hidden = sys.stdout.isatty() or None  # None: unless stderr is a terminal
     answered = False
-    for row in tqdm(rows, total=len(photos), unit=" photos", disable=hidden):
+    disable = sys.stdout.isatty() or None  # None: unless stderr is a terminal
+    for row in tqdm(rows, total=len(photos), unit=" photos", disable=disable):
         sys.stdout.write(to_json(row)) if as_json else writer.writerow(row)
         answered |= "label" in row
     sys.stdout.flush()
@@ -61,8 +62,7 @@ def find(paths: list[Path]) -> list[Path]:
         if not path.exists():
             raise StackError(f"there is no {path}: name photos, or folders with photos in them")
     inside = folders.photos_in(path for path in paths if path.is_dir())
-    photos = sorted({*inside, *(path for path in paths if not path.is_dir())})
-    if not photos:
+    if not (photos := sorted({*inside, *(path for path in paths if not path.is_dir())})):
         raise StackError(f"{paths[0]} has no photos in it ({', '.join(sorted(folders.SUFFIXES))})")
     return photos
 
@@ -72,7 +72,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        sys.exit(not main(given.paths, given.json))
+        sys.exit(not main(given.paths, given.name, given.json))
     except (StackError, OSError) as error:
         sys.exit(f"error: {printable(str(error))}")
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Answer photos with the model that was packed last, in this process."""
+"""Answer photos with a packed model, in this process."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,12 +18,12 @@ Row = dict[str, Any]
 """The path of a photo, with an answer as from /predict or else with an error."""
 
 
-def load() -> Callable[[Path], Row]:
-    """Return a function that answers a photo; threads can share it.
+def load(name: str = "") -> Callable[[Path], Row]:
+    """Return a function that answers a photo with the service of a name, else with the latest.
 
-    Raises StackError if no model is packed, or a damaged one.
+    Threads can share it. Raises StackError if there is none, or its model is damaged.
     """
-    bento = build.latest()
+    bento = build.latest(name)
     try:
         stored = bentoml.models.get(bento.info.all_models[0].tag)
     except bentoml.exceptions.NotFound as error:
