@@ -60,6 +60,6 @@ step python saveToBento.py "$checkpoint"
 
 photos=$data/val
 [ -d "$photos" ] || photos=$data
-photo=$(find "$photos" -type f ! -name '.*' | grep -iE '\.(jpe?g|jfif|png|webp|avif|bmp|tiff?)$' |
+photo=$(find "$photos" -type f ! -name '.*' | grep -iE '\.(jpe?g|jfif|png|webp|avif|hei[cf]|bmp|tiff?|p[pg]m)$' |
     sort | head -n 1)
 step python -m simplestack serve "$photo"

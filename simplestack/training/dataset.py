@@ -21,7 +21,7 @@ from simplestack.serving.errors import StackError
 from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_files
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
-MIN_SIDE, MAX_SIDE = 16, 16_000  # pixels; anything smaller or larger is no photo
+MIN_SIDE, MAX_SIDE = 16, 18_000  # pixels; anything smaller or larger is no photo
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 MAX_WORKERS = 8  # processes that read photos
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
