@@ -39,7 +39,7 @@ files_in() { # without what systems put there, as training does
 }
 
 photos_in() { # with the suffixes that training reads
-    files_in "$1" | grep -iE '\.(jpe?g|jfif|png|webp|avif|bmp|tiff?)$' || true
+    files_in "$1" | grep -iE '\.(jpe?g|jfif|png|webp|avif|hei[cf]|bmp|tiff?|p[pg]m)$' || true
 }
 
 get_photos() {

@@ -9,7 +9,6 @@ each kind of hostile picture is posted, alone and eight at once, while others ge
 """
 
 import argparse
-import io
 import random
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from pathlib import Path
 import hostile
 import psutil
 import requests
-from helpers import gunicorn, send
+from helpers import encode, gunicorn, send
 from PIL import Image
 from tqdm import tqdm
 
@@ -44,10 +43,14 @@ FORMATS = (
     *(("WEBP", "RGB", {}), ("WEBP", "RGB", {"lossless": True}), ("AVIF", "RGB", {})),
     *(("GIF", "P", {}), ("BMP", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"})),
     *(("TIFF", "CMYK", {}), ("TIFF", "L", {"compression": "jpeg"}), ("MPO", "RGB", {})),
+    *(("HEIF", "RGB", {}), ("HEIF", "RGBA", {"chroma": 444}), ("HEIF", "I;16", {})),
+    *(("PPM", "RGB", {}), ("PPM", "1", {}), ("TIFF", "F", {}), ("TIFF", "I", {})),
 )
+GREY = ("I", "I;16", "F")
 OTHERS = (
     *(b"", b"http://127.0.0.1:9/x.jpg", b"https://example.com/cat.png", b"file:///etc/passwd"),
     *(b'{"image": "http://127.0.0.1:9/x.jpg"}', b"[]", b"null", b"%PDF-1.7", b"<svg/>", b"PK\3\4"),
+    *(b"a.jpg", b"iVBORw0KGgo" * 20, b"data:image/png;base64,iVBORw0KGgo="),
     *(b"<?xml version='1.0'?><svg><image href='http://127.0.0.1:9/'/></svg>", b"\xff\xd8\xff"),
 )
 CONTENT_TYPES = (
@@ -77,15 +80,11 @@ def encoded() -> list[bytes]:
     image = sample.picture("bees", random.Random(0)).resize((120, 90))
     files = []
     for kind, mode, options in FORMATS:
-        file = io.BytesIO()
-        picture = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
-        picture.save(file, kind, **options)
-        files.append(file.getvalue())
+        picture = image.convert("L").convert(mode) if mode in GREY else image.convert(mode)
+        files.append(encode(picture, kind, **options))
     turned = Image.Exif()
     turned[0x0112] = 6
-    file = io.BytesIO()
-    image.save(file, "JPEG", exif=turned)
-    return [*files, file.getvalue()]
+    return [*files, encode(image, "JPEG", exif=turned)]
 
 
 def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:

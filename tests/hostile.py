@@ -17,11 +17,18 @@ MAX_BYTES = 10 * 2**20
 SCAN, TABLE = b"\xff\xda", b"\xff\xc4"  # the markers of a JPEG's scan and of its Huffman table
 
 
-def tiff(width: int, height: int, *, data: bytes, tags: dict[int, tuple[int, int, bytes]]) -> bytes:
+def tiff(
+    width: int,
+    height: int,
+    *,
+    data: bytes,
+    tags: dict[int, tuple[int, int, bytes]],
+    order: str = "<",
+) -> bytes:
     """Build a grey TIFF from its picture data and further tags: type, count and packed values."""
 
     def short(value: int) -> tuple[int, int, bytes]:
-        return 4, 1, struct.pack("<I", value)
+        return 4, 1, struct.pack(f"{order}I", value)
 
     entries = {
         **{256: short(width), 257: short(height), 258: short(8), 259: short(8), 262: short(1)},
@@ -32,13 +39,14 @@ def tiff(width: int, height: int, *, data: bytes, tags: dict[int, tuple[int, int
     after = 8 + len(data) + 2 + 12 * len(entries) + 4
     for tag, (kind, count, values) in sorted(entries.items()):
         if len(values) > 4:
-            field = struct.pack("<I", after + len(extra))
+            field = struct.pack(f"{order}I", after + len(extra))
             extra += values
         else:
             field = values.ljust(4, b"\0")
-        directory += struct.pack("<HHI", tag, kind, count) + field
-    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
-    return head + struct.pack("<H", len(entries)) + directory + b"\0" * 4 + extra
+        directory += struct.pack(f"{order}HHI", tag, kind, count) + field
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    head = magic + struct.pack(f"{order}I", 8 + len(data)) + data
+    return head + struct.pack(f"{order}H", len(entries)) + directory + b"\0" * 4 + extra
 
 
 def huge_tile() -> bytes:
@@ -98,6 +106,71 @@ def many_scans(side: int = 2000) -> bytes:
     return plain[:end] + (head + b"\0") * (10**6 // (len(head) + 1)) + plain[end:]
 
 
+def box(kind: bytes, *parts: bytes, version: int | None = None, flags: int = 0) -> bytes:
+    """Build a box of a HEIF; a full box if it has a version."""
+    full = b"" if version is None else struct.pack(">I", version << 24 | flags)
+    data = full + b"".join(parts)
+    return struct.pack(">I", 8 + len(data)) + kind + data
+
+
+def heic_grid(tile: bytes, side: int, rows: int, columns: int, extra: int = 0) -> bytes:
+    """Build a HEIC as phones do, of tiles: the HEIC `tile` again and again, and `extra` times as a
+    picture of its own.
+    """
+    start = tile.index(b"hvcC") - 4
+    codec = tile[start : start + int.from_bytes(tile[start : start + 4], "big")]
+    data = tile[tile.index(b"mdat") + 4 :]
+    width, height = columns * side, rows * side
+    grid = struct.pack(">BBBBII", 0, 1, rows - 1, columns - 1, width, height)
+    sizes = [struct.pack(">II", *size) for size in ((width, height), (side, side))]
+    tiles = range(2, 2 + rows * columns)
+    others = range(2, 2 + len(tiles) + extra)
+    head = box(b"ftyp", b"heic\0\0\0\0mif1heic")
+
+    def meta(at: int) -> bytes:
+        places = [(1, 0, 1, at, len(grid)), *((i, 0, 1, at + len(grid), len(data)) for i in others)]
+        kinds = [(1, b"grid"), *((i, b"hvc1") for i in others)]
+        infos = [box(b"infe", struct.pack(">HH5s", i, 0, kind), version=2) for i, kind in kinds]
+        numbers = struct.pack(f">{2 + len(tiles)}H", 1, len(tiles), *tiles)
+        uses = [
+            struct.pack(">HBB", 1, 1, 1),
+            *(struct.pack(">HBBB", i, 2, 2, 0x83) for i in others),
+        ]
+        shapes = [box(b"ispe", size, version=0) for size in sizes]
+        return box(
+            b"meta",
+            box(b"hdlr", b"\0\0\0\0pict" + bytes(13), version=0),
+            box(b"pitm", b"\0\1", version=0),
+            box(
+                b"iloc",
+                struct.pack(">BBH", 0x44, 0, len(places)),
+                *(struct.pack(">HHHII", *place) for place in places),
+                version=0,
+            ),
+            box(b"iinf", struct.pack(">H", len(infos)), *infos, version=0),
+            box(b"iref", box(b"dimg", numbers), version=0),
+            box(
+                b"iprp",
+                box(b"ipco", shapes[0], shapes[1], codec),
+                box(b"ipma", struct.pack(">I", len(uses)), *uses, version=0),
+            ),
+            version=0,
+        )
+
+    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", grid, data)
+
+
+def heic(side: int, rows: int, columns: int, extra: int = 0) -> bytes:
+    tile = encode(Image.new("RGB", (side, side), "red"), "HEIF")
+    return heic_grid(tile, side, rows, columns, extra)
+
+
+def heic_of_size(width: int, height: int) -> bytes:
+    """Build a HEIC that is smaller than it says."""
+    plain = encode(Image.new("RGB", (64, 64)), "HEIF")
+    return plain.replace(struct.pack(">II", 64, 64), struct.pack(">II", width, height))
+
+
 def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> bytes:
     return encode(Image.new(mode, (side, side)), kind, **options)
 
@@ -126,8 +199,16 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "large WebP": lambda: large("WEBP", method=0),
     "lossless WebP": lambda: large("WEBP", "RGBA", 3500, lossless=True, method=0),
     "large AVIF": lambda: large("AVIF", speed=10),
+    "large HEIC": lambda: heic(512, 14, 14),
+    "HEIC of many tiles": lambda: heic(64, 30, 30),
+    "HEIC of many pictures": lambda: heic(64, 2, 2, extra=900),
+    "HEIC of more pictures": lambda: heic(64, 2, 2, extra=60_000),
+    "HEIC of a false size": lambda: heic_of_size(3500, 3500),
     "large GIF": lambda: large("GIF", "P"),
     "large BMP": lambda: large("BMP", "1"),
+    "large PPM": lambda: b"P5 7000 7000 255 " + bytes(MAX_BYTES - 1000),
+    "PPM of many comments": lambda: b"P3 1000 1000 255 " + b"#\n" * (MAX_BYTES // 2 - 1000),
+    "plain PPM": lambda: b"P3 1250 1250 255 " + b"1 " * (3 * 1250**2),
 }
 
 

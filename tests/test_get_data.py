@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from helpers import OFFLINE, PROJECT, error_line, run, write_pictures
 
+from simplestack.training import folders
+
 TOOLS = "basename cat cksum cut dirname env find grep ls mkdir mv rm sed sh tr unzip wc"
 
 
@@ -232,7 +234,7 @@ def test_full_disk_is_one_clear_line_and_leaves_nothing_half_done(archive, web, 
 def test_own_photos_are_taken_as_they_are(tmp_path):
     write_pictures(tmp_path / "mine", 3, ("Käfer", "Bienen"))
     (tmp_path / "mine" / "Käfer" / "day 1").mkdir()
-    for name in ("b.JPG", "._b.jpg", "c.heic"):
+    for name in ("b.JPG", "._b.jpg", "c.raw"):
         (tmp_path / "mine" / "Käfer" / "day 1" / name).write_bytes(b"")
     before = contents(tmp_path)
     result = get(tmp_path, url="/nowhere", DATA_DIR="mine")
@@ -241,6 +243,13 @@ def test_own_photos_are_taken_as_they_are(tmp_path):
     assert {"Käfer: 4 photos, 1 other skipped", "Bienen: 3 photos"} <= set(lines)
     assert lines[-1] == "Next: python train.py --data-dir mine"
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", sorted(folders.SUFFIXES))
+def test_what_training_reads_is_counted(tmp_path, suffix):
+    write_pictures(tmp_path / "mine", 1)
+    (tmp_path / "mine" / "ants" / f"b{suffix}").write_bytes(b"")
+    assert "ants: 2 photos\n" in get(tmp_path, url="/nowhere", DATA_DIR="mine").stdout
 
 
 def test_an_archive_made_on_windows_is_unpacked(archive, tmp_path):

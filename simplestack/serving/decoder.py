@@ -2,8 +2,8 @@
 
     python -m simplestack.serving.decoder 3
 
-forks one for each socket that arrives through file descriptor 3. It loads nothing but Pillow and
-NumPy, so that a decoder is small and starts in milliseconds.
+forks one for each socket that arrives through file descriptor 3. It loads nothing but Pillow,
+pi-heif and NumPy, so that a decoder is small and starts in milliseconds.
 """
 
 import json
@@ -78,9 +78,10 @@ def answer(worker: socket.socket, limits: Limits) -> None:
 def decode(data: bytes, limits: Limits) -> tuple[bool, bytes]:
     """Return whether a picture can't be decoded, and its pixels or the error as JSON."""
     try:
-        check(images.memory_to_open(data) + len(data), limits)
+        opened = images.memory_to_open(data) + len(data)
+        check(opened, limits)
         image = images.identify(data, limits.max_pixels)
-        check(images.memory_to_decode(image) + len(data), limits)
+        check(images.memory_to_decode(image) + opened, limits)
         return False, images.to_array(image).tobytes()
     except errors.HttpError as error:
         return True, json.dumps([type(error).__name__, str(error)]).encode()

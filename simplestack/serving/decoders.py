@@ -73,7 +73,11 @@ class Decoders:
                 self.nursery = subprocess.Popen(
                     [sys.executable, "-m", decoder.__name__, str(theirs.fileno())],
                     cwd=Path(__file__).parents[2],
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # or it couldn't be forked
+                    env={
+                        **os.environ,
+                        "OPENBLAS_NUM_THREADS": "1",  # or it couldn't be forked
+                        "MALLOC_ARENA_MAX": "1",  # a second one would reserve 64 MB for HEIC
+                    },
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,

@@ -1,94 +1,118 @@
 """The one path from the bytes of a photo to the array that the network sees.
 
 Validation, calibration, packing and serving all take it, so they can't come to differ.
-Needs Pillow and NumPy only: the served image has no torch in it.
+Needs Pillow, pi-heif and NumPy only: the served image has no torch in it.
 """
 
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
+import pi_heif
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from simplestack.serving import kinds
 from simplestack.serving.errors import (
     BadImageError,
     DamagedImageError,
+    HttpError,
     TooHeavyError,
     TooManyPixelsError,
-    UnsupportedFormatError,
 )
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
-MAX_PIXELS = 50_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a phone's MPO opens as JPEG
+MAX_PIXELS = 64_000_000  # after a JPEG's decoder has reduced it
 
 # Pillow loads some formats only when it meets them, and then all it knows, forty more. Not here.
 Image.preinit()
-LOADED = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
+LOADED = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # not one for each of the host's cores: they take memory
+pi_heif.register_heif_opener(
+    decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+)
+# Some tools put megabytes of settings into a PNG.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None
 
+BITS = 8  # of a sample
 STRIP = 2**18  # pixels that are converted at once
 BUFFERS = 4_000_000  # bytes, in decoders
+HEIC = 12_000_000  # bytes: the stack of its decoder's thread, and what malloc keeps
 TOO_HEAVY = "The picture needs too much memory to decode: use a smaller one."
+TOO_MUCH_TEXT = "The picture has too much text or too large a profile in it: save it without them."
 ORIENTATION = 0x0112  # in EXIF
+WHITES = (1, 255, 4095, 65535)  # one of which is white where a sample has more than 8 bits
+TOLERANCE = 0.1  # of white, by which levels may lie outside, as resizing leaves them
+WHITE_IS_ZERO = 0  # in a TIFF, as is the next
+SIGNED = 2
+# By what Pillow multiplies the levels of a PNG on loading, but not the one that is transparent.
+PNG_SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
 
 Photo = NDArray[np.uint8]
 """CROP×CROP×3 uint8, RGB."""
 
 
-# (name, offset, magic bytes) of files that people send by mistake. They get a better answer than
-# "not an image", without running any parser over them.
-_OTHER_FILES = (
-    ("PDF", 0, b"%PDF"),
-    ("SVG", 0, b"<svg"),
-    ("PostScript", 0, b"%!PS"),
-    ("Photoshop", 0, b"8BPS"),
-    ("ICO", 0, b"\0\0\1\0"),
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  "),
-    ("JPEG XL", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
-    ("HEIC", 4, (b"ftyphei", b"ftyphev")),
-    ("HEIF", 4, (b"ftypmif1", b"ftypmsf1")),
-    ("video", 4, (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftyp3g")),
-    ("video or sound", 4, b"ftypM4"),
-    ("video", 8, b"AVI "),
-    ("sound", 8, b"WAVE"),
-    ("video", 0, (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"FLV\1")),
-    ("video or sound", 0, b"OggS"),
-    ("sound", 0, b"ID3"),
-    ("ZIP", 0, b"PK\3\4"),
-    ("gzip", 0, b"\x1f\x8b"),
-)
-_XML_HEAD = 1024  # bytes in which an SVG's root element may hide behind an XML declaration
-
-
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an encoded image, without decoding its pixels. Raises HttpError."""
     if not data:
-        raise BadImageError("There is no image: send the bytes of one as the body.")
+        raise BadImageError("There is no image: this is empty.")
+    if kinds.is_text(data):
+        raise kinds.refusal(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError as error:
-        raise TooHeavyError(TOO_HEAVY) from error
+        image = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
+        _scale_transparent_level(image)
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
-        if kind := _other_file(data):
-            raise UnsupportedFormatError(
-                f"This is a {kind} file: use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image."
-            ) from error
-        raise BadImageError(
-            "This is not an image that can be read: use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
-            " file."
-        ) from error
-    if image.width * image.height > max_pixels:
+        raise _why(error, kinds.refusal(data)) from error
+    if image.width * image.height > max_pixels * _scale(image) ** 2:
         raise TooManyPixelsError(
             f"The picture has {image.width}×{image.height} pixels, more than the"
             f" {max_pixels / 1e6:g} million that are read: use a smaller one."
         )
     return image
+
+
+def _scale_transparent_level(image: ImageFile.ImageFile) -> None:
+    level = image.info.get("transparency")
+    scale = PNG_SCALES.get(str(image.tile[0].args)) if image.format == "PNG" else None
+    if scale and isinstance(level, tuple):
+        image.info["transparency"] = tuple(int(scale * part) for part in level)
+    elif scale and level is not None:
+        image.info["transparency"] = int(scale * level)
+
+
+def _why(error: Exception, otherwise: HttpError) -> HttpError:
+    """Return what to tell about an error of Pillow, whose own words help nobody."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, MemoryError) or "Memory allocation" in str(error):
+        return TooHeavyError(TOO_HEAVY)
+    return TooHeavyError(TOO_MUCH_TEXT) if "MAX_TEXT" in str(error) else otherwise
+
+
+def _factor(image: Image.Image, at_least: int) -> int:
+    return max(1, min(image.size) // at_least)
+
+
+def _scale(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
+    """Return by what the decoder of a JPEG reduces it: 1, 2, 4 or 8; 1 for other formats."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return 1
+    return min(8, 1 << (_factor(image, at_least).bit_length() - 1))
 
 
 def memory_to_open(data: bytes) -> int:
@@ -102,47 +126,47 @@ def memory_to_open(data: bytes) -> int:
         width, height = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
     else:
         width, height = (int.from_bytes(data[i : i + 2], "little") % 2**14 for i in (26, 28))
-    return 8 * width * height
+    return 8 * width * height + len(data)
 
 
 def memory_to_decode(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
-    """Estimate from the header how many bytes `decode` takes at most."""
-    pixels, factor = image.width * image.height, max(1, min(image.size) // at_least)
-    stored = pixels * (1 if image.mode in {"1", "L", "P"} else 4)
-    inside = 0  # the format's own decoder
-    if image.format == "JPEG":
-        stored //= min(8, 1 << (factor.bit_length() - 1)) ** 2  # it comes reduced
-        if "progressive" in image.info:  # all coefficients are kept, 16 bits each
-            inside = 2 * pixels * len(image.getbands())
-    elif image.format in {"WEBP", "AVIF"}:
-        inside = 12 * pixels
-    elif image.format == "TIFF":
-        inside = _largest_part(image)
+    """Estimate from the header how many bytes `decode` takes at most, beyond those to open it."""
+    pixels, factor = image.width * image.height, _factor(image, at_least)
+    stored = pixels * {"1": 1, "L": 1, "P": 1, "I;16B": 6}.get(image.mode, 4)
     strip = (8 if _is_rgb(image) else 32) * min(pixels, max(STRIP, image.width * factor))
-    return stored + inside + 4 * pixels // factor**2 + strip + BUFFERS
+    after = 4 * pixels // factor**2 + strip
+    return stored // _scale(image, at_least) ** 2 + max(_memory_to_load(image), after) + BUFFERS
 
 
-def _largest_part(image: Image.Image) -> int:
-    """Return how many bytes a strip or tile of a TIFF takes, which may be larger than it."""
+def _memory_to_load(image: Image.Image) -> int:
+    """Return how many bytes the format's own decoder takes beside the pixels."""
+    pixels = image.width * image.height
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and "progressive" in image.info:
+        sampling = [(across, down) for _, across, down, _ in image.layer]
+        whole = max(across for across, _ in sampling) * max(down for _, down in sampling)
+        # All coefficients are kept, 16 bits each.
+        return int(2 * pixels * sum(across * down for across, down in sampling) / whole)
+    if image.format == "HEIF":
+        samples: float = {None: 1, 420: 1.5, 422: 2}.get(image.info.get("chroma"), 3)
+        samples += "A" in image.mode
+        return HEIC + int(3 * samples * pixels) * (1 if image.info["bit_depth"] <= BITS else 2)
+    if image.format == "TIFF":
+        rows = min(image.height, _tag(image, TiffImagePlugin.ROWSPERSTRIP, image.height))
+        width = _tag(image, TiffImagePlugin.TILEWIDTH, image.width)
+        # A strip or tile, which may be larger than the picture.
+        return 8 * width * _tag(image, TiffImagePlugin.TILELENGTH, rows)
+    return pixels * {"WEBP": 4, "AVIF": 12, "PPM": 8}.get(image.format or "", 0)
 
-    def number(tag: int, default: int) -> int:
-        value = getattr(image, "tag_v2", {}).get(tag)
-        return value if isinstance(value, int) else default
 
-    rows = min(image.height, number(TiffImagePlugin.ROWSPERSTRIP, image.height))
-    width = number(TiffImagePlugin.TILEWIDTH, image.width)
-    return 8 * width * number(TiffImagePlugin.TILELENGTH, rows)
-
-
-def _other_file(data: bytes) -> str | None:
-    head = data[:_XML_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith((b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in head:
-        return "SVG"
-    return next((kind for kind, at, magic in _OTHER_FILES if head[at:].startswith(magic)), None)
+def _tag(image: Image.Image, number: int, default: int) -> int:
+    """Return a tag of a TIFF, the first if there are several."""
+    value = getattr(image, "tag_v2", {}).get(number)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) else default
 
 
 def decode(image: Image.Image, at_least: int) -> Image.Image:
-    """Decode an opened image into upright 8-bit RGB; of an animation, the first frame.
+    """Decode an opened image into upright 8-bit RGB; of several pictures, the first or primary one.
 
     A picture with sides of twice `at_least` pixels or more is reduced by a whole number, as long as
     its sides keep so many. Raises HttpError if the pixels can't be decoded.
@@ -150,14 +174,12 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
     try:
         image.draft(image.mode, (at_least, at_least))  # JPEGs come reduced from their decoder
         image.load()
-        rgb = _reduced(image, max(1, min(image.size) // at_least))
-        return _upright(rgb, image)
-    except MemoryError as error:
-        raise TooHeavyError(TOO_HEAVY) from error
+        if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
+            image.putalpha(255)  # many programs leave those bytes 0
+        return _upright(_reduced(image, _factor(image, at_least)), image)
     except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
-        raise DamagedImageError(
-            f"The image is damaged or cut off ({error}): use an undamaged file."
-        ) from error
+        damaged = DamagedImageError("The image is damaged or cut off: use an undamaged file.")
+        raise _why(error, damaged) from error
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
@@ -166,12 +188,13 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     """
     if factor == 1 and _is_rgb(image):
         return image
+    to_rgb = _conversion(image)
     whole = Image.new("RGB", (image.width // factor, image.height // factor))
     rows = factor * max(1, STRIP // (whole.width * factor**2))
     for top in range(0, whole.height * factor, rows):
         bottom = min(top + rows, whole.height * factor)
         strip = image.crop((0, top, whole.width * factor, bottom))
-        whole.paste(_rgb(strip).reduce(factor), (0, top // factor))
+        whole.paste(to_rgb(strip).reduce(factor), (0, top // factor))
     return whole
 
 
@@ -188,17 +211,49 @@ def _is_rgb(image: Image.Image) -> bool:
     return image.mode == "RGB" and not image.has_transparency_data
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that converts parts of an image to RGB."""
     if _is_rgb(image):
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
-        grey: NDArray[Any] = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        return lambda part: part
+    if image.mode[0] in "IF":
+        return _grey_conversion(image)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        return _on_white
+    return lambda part: part.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _grey_conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the conversion of grey with more than 8 bits, which Pillow would clip, not scale."""
+    white, transparent = _white(image), image.info.get("transparency")
+    inverted = _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == WHITE_IS_ZERO
+
+    def to_rgb(part: Image.Image) -> Image.Image:
+        levels = np.asarray(part, dtype=np.float64)
+        grey = np.rint(np.clip(np.nan_to_num(levels) * 255 / white, 0, 255))
+        grey = np.where(levels == transparent, 255, 255 - grey if inverted else grey)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+    return to_rgb
+
+
+def _white(image: Image.Image) -> int:
+    """Return the first of WHITES that no level exceeds. Raises BadImageError if none fits."""
+    signed = _tag(image, TiffImagePlugin.SAMPLEFORMAT, 1) == SIGNED
+    whites = sorted({*WHITES, 32767}) if signed else WHITES
+    measured = image.convert("I") if image.mode == "I;16B" else image
+    low, high = cast("tuple[float, float]", measured.getextrema())
+    white = next((level for level in whites if high <= (1 + TOLERANCE) * level), 0)
+    if not white or low < -TOLERANCE * white or (white > 1 and high <= white / 16):
+        raise BadImageError(
+            f"The picture's levels go from {low:g} to {high:g}, and nothing says which of them is"
+            " white: save it as a JPEG or PNG."
+        )
+    return white
 
 
 def to_array(image: Image.Image) -> Photo:

@@ -21,7 +21,7 @@ from simplestack.training.files import map_in_threads
 from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_files
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
-MIN_SIDE, MAX_SIDE = 16, 16_000  # pixels; anything smaller or larger is no photo
+MIN_SIDE, MAX_SIDE = 16, 18_000  # pixels; anything smaller or larger is no photo
 EXAMPLES = 3  # of what is skipped, in a warning: skipped.txt lists all
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 MAX_WORKERS = 8  # processes that read photos

@@ -14,7 +14,10 @@ from simplestack.serving.errors import StackError
 from simplestack.training import sample
 from simplestack.training.files import map_in_threads
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif"),
+    *(".tiff", ".ppm", ".pgm"),
+}
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # of systems, as is all that is hidden
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}

@@ -8,15 +8,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import hostile
+import numpy as np
 import psutil
 import pytest
 from helpers import encode, gunicorn, post
 from PIL import Image
 
-from simplestack.serving import container, decoder, decoders, images, settings
+from simplestack.serving import container, decoder, decoders, errors, images, settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 SIZES = {"plain": (2000, 1500), "wide": (9000, 300), "tall": (300, 9000), "square": (3000, 3000)}
@@ -26,6 +27,10 @@ KINDS = (
     *(("PNG", "P", {}), ("PNG", "1", {}), ("PNG", "I;16", {}), ("GIF", "P", {})),
     *(("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("AVIF", "RGB", {})),
     *(("TIFF", "RGB", {}), ("TIFF", "CMYK", {"compression": "tiff_lzw"}), ("BMP", "RGB", {})),
+    *(("JPEG", "RGB", {"progressive": True, "subsampling": "4:4:4"}), ("MPO", "RGB", {})),
+    *(("HEIF", "RGB", {}), ("HEIF", "RGB", {"chroma": 444}), ("HEIF", "RGBA", {"chroma": 444})),
+    *(("HEIF", "L", {}), ("HEIF", "I;16", {}), ("PPM", "RGB", {}), ("PPM", "I;16", {})),
+    *(("TIFF", "I;16B", {}), ("TIFF", "I", {}), ("TIFF", "F", {})),
 )
 
 
@@ -50,7 +55,7 @@ def test_the_memory_that_is_estimated_is_enough(size):
     for kind, mode, options in KINDS:
         data = encode(Image.new(mode, size), kind, **options)
         image = Image.open(io.BytesIO(data))
-        needed = max(images.memory_to_open(data), images.memory_to_decode(image)) + len(data)
+        needed = images.memory_to_open(data) + len(data) + images.memory_to_decode(image)
         asked.append((decoder.Limits(10, needed, 0, images.MAX_PIXELS), data))
     received = answers(*asked)
     assert [
@@ -59,13 +64,86 @@ def test_the_memory_that_is_estimated_is_enough(size):
 
 
 @linux
-@pytest.mark.parametrize("kind", ["large TIFF", "large PNG", "large WebP", "large AVIF"])
+@pytest.mark.parametrize(
+    "kind", ["large TIFF", "large PNG", "large WebP", "large AVIF", "large HEIC"]
+)
 def test_a_picture_that_does_not_fit_is_refused_with_the_number(kind):
     limits = decoder.Limits(10, 100_000_000, 0, images.MAX_PIXELS)
     ((failed, answer),) = answers((limits, build(kind)))
     assert failed
     assert b"TooHeavyError" in answer
     assert b"MB of at most 100 MB" in answer
+
+
+def phone_photo(width: int, height: int, kind: str, **options: object) -> bytes:
+    """Encode a picture with as much detail as photos have."""
+    noise = Image.effect_noise((width // 8, height // 8), 60).convert("RGB")
+    return encode(noise.resize((width, height)), kind, **options)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("size", "kind", "options"),
+    [
+        ((8192, 6144), "JPEG", {}),
+        ((8192, 6144), "JPEG", {"progressive": True}),
+        ((12000, 9000), "JPEG", {"quality": 50}),
+        ((16320, 12240), "JPEG", {"quality": 20}),
+        ((4096, 3072), "WEBP", {"method": 0}),
+        ((4096, 3072), "AVIF", {"speed": 10}),
+        ((4032, 3024), "HEIF", {}),
+    ],
+    ids=["jpeg", "progressive", "108", "200", "webp", "avif", "heic"],
+)
+def test_the_photos_of_phones_are_decoded_in_512_mb(monkeypatch, size, kind, options):
+    monkeypatch.setattr(decoders, "memory_limit", lambda: 2**29)
+    slow = decoders.Decoders(settings.Settings(), cores=1).slow.limits
+    ((failed, answer),) = answers((slow, phone_photo(*size, kind, **options)))
+    assert not failed, answer
+
+
+@linux
+def test_a_progressive_jpeg_that_does_not_fit_is_refused_with_the_number(monkeypatch):
+    monkeypatch.setattr(decoders, "memory_limit", lambda: 2**29)
+    slow = decoders.Decoders(settings.Settings(), cores=1).slow.limits
+    data = encode(Image.new("RGB", (12000, 9000)), "JPEG", progressive=True)
+    ((failed, answer),) = answers((slow, data))
+    assert failed
+    assert b"MB of at most 211 MB" in answer
+
+
+@linux
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("large HEIC", "too much memory"),
+        ("HEIC of more pictures", "can't be read"),
+        ("HEIC of a false size", "damaged or cut off"),
+        ("large PPM", "too much memory"),
+        ("PPM of many comments", "too much time or memory"),
+        ("plain PPM", "too much time or memory"),
+    ],
+)
+def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(kind, words):
+    async def decode() -> None:
+        async with decoders.Decoders(settings.Settings(), cores=1) as both_lanes:
+            lane = decoders.Lane(both_lanes.start, decoder.Limits(1, 211_000_000, 0, 64_000_000))
+            lane.add()
+            with closing(lane), pytest.raises(errors.HttpError, match=words):
+                await lane.decode(build(kind))
+
+    asyncio.run(decode())
+
+
+@pytest.mark.parametrize(("rows", "columns", "extra"), [(6, 8, 0), (30, 30, 0), (2, 2, 900)])
+def test_a_heic_of_tiles_is_decoded(rows, columns, extra):
+    side = 512 if rows == 6 else 64
+    data = hostile.heic(side, rows, columns, extra)
+    ((failed, answer),) = answers((decoder.Limits(4, 211_000_000, 0, 64_000_000), data))
+    assert not failed, answer
+    assert np.frombuffer(answer, np.uint8).reshape(-1, 3).mean(0) == pytest.approx(
+        [255, 0, 0], abs=3
+    )
 
 
 @pytest.mark.parametrize(

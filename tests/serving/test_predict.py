@@ -1,5 +1,6 @@
 """The packed service over real HTTP, under both servers: every row of the contract's table."""
 
+import base64
 import io
 import json
 import re
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import requests
-from helpers import check_answer, gunicorn, post, run, send
+from helpers import check_answer, encode, gunicorn, post, run, send
 from PIL import Image
 
 
@@ -98,22 +99,65 @@ def test_explain_is_not_guessed(url, photo, explain):
     [
         (b"", 400, "no image"),
         (b"junk", 400, "not an image"),
-        (b"http://localhost:1/x.jpg", 400, "not an image"),
-        (b'{"image": "x"}', 400, "not an image"),
-        (b"\xff\xd8\xff\xe0" + b"\0" * 100, 400, "not an image"),
+        (b"http://localhost:1/x.jpg", 400, "an address, not an image"),
+        (b'{"image": "x"}', 400, "JSON, not an image"),
+        (base64.b64encode(png(100, 100)), 400, "base64, not an image"),
+        (b"data:image/png;base64," + base64.b64encode(png(9, 9)), 400, "base64, not an image"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 100, 400, "damaged or cut off"),
         (b"%PDF-1.7", 415, "PDF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "SVG"),
         (b"\0\0\0\x18ftypmp42" + b"\0" * 50, 415, "video"),
         (b"\xff\xd8" + b"\0" * 11_000_000, 413, "10,485,760 bytes"),
         (png(10_000, 10_000), 413, "10000×10000"),
     ],
-    ids=["empty", "junk", "url", "json", "header", "pdf", "svg", "video", "bytes", "pixels"],
+    ids=[
+        "empty",
+        "junk",
+        "url",
+        "json",
+        "base64",
+        "data",
+        "header",
+        "pdf",
+        "svg",
+        "video",
+        "bytes",
+        "pixels",
+    ],
 )
 def test_what_is_no_image_gets_a_clear_answer(url, body, status, words):
     response = post(url, body)
     assert response.status_code == status
     assert list(response.json()) == ["error"]
     assert words in response.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "PPM", "WEBP", "AVIF"])
+def test_every_format_gets_the_same_answer(url, photo, kind):
+    image = Image.open(photo)
+    answer = post(url, encode(image, kind, **{} if kind == "PPM" else {"quality": 95}))
+    assert answer.status_code == 200
+    assert answer.json()["label"] == post(url, photo.read_bytes()).json()["label"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "heic", "tif"])
+@pytest.mark.parametrize("header", [[], ["-H", "Content-Type: image/*"]])
+def test_a_file_that_curl_has_damaged_gets_the_remedy(url, photo, tmp_path, suffix, header):
+    kind = Image.registered_extensions().get(f".{suffix}", "HEIF")
+    (tmp_path / "a").write_bytes(encode(Image.open(photo), kind))
+    answer = json.loads(run("curl", "-s", "-d", f"@{tmp_path}/a", *header, f"{url}/predict").stdout)
+    assert "If curl -d sent it, use curl --data-binary @image.jpg" in answer["error"]
+
+
+@pytest.mark.parametrize("option", ["-d", "--data-binary"])
+def test_a_forgotten_at_sign_gets_the_remedy(url, photo, option):
+    answer = json.loads(run("curl", "-s", option, photo, f"{url}/predict").stdout)
+    assert "the name of a file, not an image: put an @ before it" in answer["error"]
+
+
+def test_a_picture_with_more_pixels_than_are_read_is_answered_if_its_decoder_reduces_it(url):
+    large = encode(Image.new("RGB", (12000, 9000)), "JPEG", quality=50)
+    assert post(url, large).status_code == 200
 
 
 def test_truncated_image_gets_a_clear_answer(url, photo):

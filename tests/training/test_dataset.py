@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import split_folder, write_pictures
+from helpers import encode, split_folder, write_pictures
 from PIL import Image
 
 from simplestack.serving import images
@@ -49,6 +49,33 @@ def test_a_picture_of_impossible_size_is_skipped(photos: Path, size: tuple[int, 
     train, _, warnings = opened(photos)
     assert "odd.png" in warnings
     assert "train/bees/odd.png" not in train.names
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.heic", "HEIF"), ("a.heif", "HEIF"), ("a.ppm", "PPM"), ("a.pgm", "PPM")]
+)
+def test_photos_of_phones_and_portable_maps_are_read(photos: Path, name: str, kind: str) -> None:
+    picture = Image.open(photos / "train" / "ants" / "0.png").convert("L")
+    (photos / "train" / "ants" / name).write_bytes(encode(picture, kind))
+    train, _, warnings = opened(photos)
+    assert f"train/ants/{name}" in train.names
+    assert warnings == ""
+
+
+def test_a_photo_of_200_megapixels_is_read(photos: Path) -> None:
+    large = photos / "train" / "ants" / "large.jpg"
+    Image.new("L", (16_320, 12_240)).save(large, quality=20)
+    assert "train/ants/large.jpg" in opened(photos)[0].names
+
+
+def test_why_a_photo_is_skipped_is_told_in_plain_words(photos: Path) -> None:
+    whole = (photos / "train" / "ants" / "0.png").read_bytes()
+    for name, data in (("cut", whole[:-40]), ("text", b"no photo"), ("empty", b"")):
+        (photos / "train" / "ants" / f"{name}.png").write_bytes(data)
+    warnings = opened(photos)[2]
+    assert "cut.png: The image is damaged or cut off: use an undamaged file." in warnings
+    assert "text.png: This is not an image that can be read: use a JPEG" in warnings
+    assert "empty.png: There is no image: this is empty." in warnings
 
 
 @pytest.mark.parametrize("name", ["imageNotFound.gif", "notes.txt", "photo.jpgg"])

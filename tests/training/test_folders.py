@@ -192,8 +192,8 @@ def test_a_link_that_leads_nowhere_is_named(folder):
 
 def test_a_folder_without_photos_says_what_is_in_it(folder):
     for path in (folder / "train" / "bees").iterdir():
-        path.rename(path.with_suffix(".heic"))
-    with pytest.raises(StackError, match=r"train/bees has no photos in it, only 6 \.heic"):
+        path.rename(path.with_suffix(".raw"))
+    with pytest.raises(StackError, match=r"train/bees has no photos in it, only 6 \.raw"):
         folders.find_photos(folder, ["ants", "bees"], seed=0)
 
 
