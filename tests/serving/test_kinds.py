@@ -80,6 +80,6 @@ def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(k
     data = encode(noise, kind)
     assert not kinds.is_text(data)
     with pytest.raises(
-        BadImageError, match="If curl -d sent it, use curl --data-binary @image.jpg"
+        BadImageError, match=r"If curl -d sent it, use curl --data-binary @image\.jpg"
     ):
         images.read(data.translate(None, b"\r\n\0"))
