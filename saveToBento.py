@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         print(f"Packing {path} as {name}")
         with tempfile.TemporaryDirectory() as folder:
-            file, metadata = export_model(state, data_dir, Path(folder), shown)
+            file, metadata = export_model(state, data_dir, Path(folder), with_examples=shown)
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
             print("building the Bento …")
@@ -122,7 +122,7 @@ def shows_photos(state: Checkpoint, data_dir: Path) -> bool:
 
 
 def export_model(
-    state: Checkpoint, data_dir: Path, folder: Path, with_examples: bool
+    state: Checkpoint, data_dir: Path, folder: Path, *, with_examples: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Export the best weights to `folder`; return the ONNX file to serve and its metadata.
 

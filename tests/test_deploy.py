@@ -102,7 +102,8 @@ def test_the_commands_can_be_pasted_if_paths_have_spaces_and_quotes(deploy, tmp_
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["two", "apps"], ["--dry-run"], ["Capitals"], [""], ["my-app", "--what"]]
+    "arguments",
+    [[], ["two", "names", "three"], ["--dry-run"], ["Capitals"], [""], ["my-app", "--what"]],
 )
 def test_a_deployment_without_a_good_name_says_how(deploy, arguments):
     assert "sh deploy.sh APP" in error_line(deploy(*arguments))

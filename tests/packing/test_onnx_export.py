@@ -29,13 +29,17 @@ def test_model_that_differs_from_pytorch_is_rejected(trained, tmp_path, monkeypa
     state = checkpoint.load(trained)
     monkeypatch.setattr(saveToBento, "MAX_LOGIT_DIFFERENCE", 1e-12)
     with pytest.raises(StackError, match="not packed"):
-        saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
+        saveToBento.export_model(
+            state, Path(state.arguments["data_dir"]), tmp_path, with_examples=False
+        )
 
 
 def test_fp32_is_packed_if_int8_answers_differently(trained, tmp_path, monkeypatch, capsys):
     state = checkpoint.load(trained)
     monkeypatch.setattr(onnx_export, "MAX_MOVED", -1)
-    file, metadata = saveToBento.export_model(state, Path(state.arguments["data_dir"]), tmp_path)
+    file, metadata = saveToBento.export_model(
+        state, Path(state.arguments["data_dir"]), tmp_path, with_examples=False
+    )
     assert (file.name, metadata["precision"]) == ("fp32.onnx", "fp32")
     assert "so fp32 is packed" in capsys.readouterr().out
 

@@ -128,7 +128,7 @@ def own_url(bento) -> Iterator[str]:
     about = {**get_metadata(bento), "classes": ["Fourmis d’été", "蜜蜂"], "examples": []}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BentoML's, when it imports a service
-        own = build.build_bento(file, about, {})
+        own = build.build_bento("own", file, about, {})
     try:
         with gunicorn(Path(own.path), API_TOKEN="sesame") as (url, _):  # noqa: S106
             yield url
