@@ -79,7 +79,5 @@ def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(k
     noise = Image.effect_noise((100, 80), 80).convert("P" if kind == "GIF" else "RGB")
     data = encode(noise, kind)
     assert not kinds.is_text(data)
-    with pytest.raises(
-        BadImageError, match=r"If curl -d sent it, use curl --data-binary @image\.jpg"
-    ):
+    with pytest.raises(BadImageError, match="If curl -d sent it, use curl --data-binary"):
         images.read(data.translate(None, b"\r\n\0"))
