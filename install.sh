@@ -24,7 +24,7 @@ install() { # says what pip downloads, if it is more than 1 MB, and on a termina
         sleep 1
         seconds=$((seconds + 1)) lines=$(wc -l <"$log")
         if [ "$lines" -gt "$seen" ]; then
-            sed -n "$((seen + 1)),$((lines))s/^ *Downloading \(.* [MG]B)\)/downloading \1/p" "$log"
+            sed -n "$((seen + 1)),$((lines))s/^ *Downloading \([^-]*-[^-]*\).*\( (.* [MG]B)\)/downloading \1\2/p" "$log"
             seen=$lines
         fi
         [ ! -t 1 ] || printf '%s s\r' "$seconds"
