@@ -6,7 +6,7 @@ from PIL import Image
 
 from simplestack.serving.errors import BadImageError, HttpError, UnsupportedFormatError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # that are read
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # MPO opens as JPEG
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
 SEND = "send the bytes of the file, as curl --data-binary @image.jpg does."
 
