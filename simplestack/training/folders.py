@@ -112,7 +112,9 @@ def hold_out(names: list[str], hashes: dict[str, float]) -> list[list[str]]:
 def sizes(data_dir: Path, classes: list[str]) -> dict[str, int]:
     """Return the size in bytes of every photo."""
     parts = itertools.chain(*list_photos(data_dir, classes).values())
-    return {name: (data_dir / name).stat().st_size for name in itertools.chain(*parts)}
+    names = list(itertools.chain(*parts))
+    bar = tqdm(names, desc="comparing", unit="photo", leave=False, disable=None)
+    return {name: (data_dir / name).stat().st_size for name in bar}
 
 
 def changes(data_dir: Path, classes: list[str], recorded: dict[str, int]) -> str:
