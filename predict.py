@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.handlers import to_json
-from simplestack.training import folders
+from simplestack.training import files, folders
 
 COLUMNS = ("path", "label", "confidence", "error")
 
@@ -42,7 +42,7 @@ def main(paths: list[Path], name: str, as_json: bool) -> bool:
     simplestack.loading("the model")
     from simplestack.packing import local_model  # noqa: PLC0415  (takes a second)
 
-    rows = local_model.answer_all(local_model.load(name), photos)
+    rows = files.map_in_threads(local_model.load(name), photos)
     simplestack.loaded()
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not as_json:

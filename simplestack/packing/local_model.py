@@ -1,8 +1,6 @@
 """Answer photos with a packed model, in this process."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,6 @@ import bentoml
 
 from simplestack.packing import build
 from simplestack.serving import images
-from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel, answer, verify
 
@@ -43,15 +40,3 @@ def load(name: str = "") -> Callable[[Path], Row]:
         return {"path": str(path), **answer(about["classes"], logits[0])}
 
     return answer_photo
-
-
-def answer_all(answer_photo: Callable[[Path], Row], paths: Iterable[Path]) -> Iterator[Row]:
-    """Answer photos in threads; yield the rows in order, with few photos in memory."""
-    threads = 2 * cores()  # reading, decoding and inference release Python's lock
-    in_flight: deque[Future[Row]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for path in paths:
-            in_flight.append(pool.submit(answer_photo, path))
-            if len(in_flight) > 2 * threads:
-                yield in_flight.popleft().result()
-        yield from (future.result() for future in in_flight)

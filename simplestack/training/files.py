@@ -2,22 +2,27 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from simplestack.serving.container import cores
 
-AT_ONCE = 256  # results that may wait for the one before them
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_threads(function: Callable[[str], Result], names: Sequence[str]) -> Iterator[Result]:
-    """Yield what a function returns for each name, in order. Memory stays flat."""
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what a function returns for each item, in order, with few results in memory."""
+    in_flight: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(cores() + 4) as pool:
-        for start in range(0, len(names), AT_ONCE):
-            yield from pool.map(function, names[start : start + AT_ONCE])
+        for item in items:
+            in_flight.append(pool.submit(function, item))
+            if len(in_flight) > 4 * cores():
+                yield in_flight.popleft().result()
+        yield from (future.result() for future in in_flight)
 
 
 @contextlib.contextmanager

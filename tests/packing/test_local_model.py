@@ -1,13 +1,11 @@
 """The packed model in this process."""
 
-import threading
 from pathlib import Path
 
 import bentoml
 import pytest
 
 from simplestack.packing import build, local_model
-from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
 
 
@@ -38,17 +36,3 @@ def test_a_damaged_model_is_not_used():
     with pytest.raises(StackError, match="damaged"):
         local_model.load()
     file.write_bytes(whole)
-
-
-def test_however_many_photos_there_are_few_are_in_flight():
-    started, lock, paths = [], threading.Lock(), [Path(str(i)) for i in range(500)]
-
-    def answer(path: Path) -> dict:
-        with lock:
-            started.append(path)
-        return {"path": str(path)}
-
-    rows = local_model.answer_all(answer, paths)
-    assert next(rows) == {"path": "0"}
-    assert len(started) <= 4 * cores() + 1
-    assert [row["path"] for row in rows] == [str(path) for path in paths[1:]]
