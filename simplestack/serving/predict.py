@@ -42,7 +42,7 @@ class Gate:
         if scope["type"] == "lifespan":
             async with self.decoders:
                 return await self.app(scope, receive, send)
-        if scope["type"] != "http" or scope["path"].rstrip("\n") != self.path:  # as BentoML does
+        if scope["type"] != "http" or scope["path"] != self.path:
             return await self.app(scope, receive, send)
         request = Request(scope, receive)
         try:
@@ -64,8 +64,6 @@ class Gate:
 
     def refusal(self, request: Request) -> errors.HttpError | None:
         """Return what is wrong with a request, as far as its head tells."""
-        if request.scope["path"] != self.path:
-            return errors.NotFoundError("There is nothing at this path.")
         if request.method != "POST":
             return errors.MethodNotAllowedError(f"Use POST for {self.path}, with an image.")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
