@@ -178,7 +178,7 @@ def export_model(
 
 def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Predict one photo with the packed service; print where it is and how to serve it."""
-    metadata: dict[str, Any] = dict(bentoml.models.get(packed.info.all_models[0].tag).info.metadata)
+    metadata: dict[str, Any] = dict(build.model_of(packed).info.metadata)
     photo = data_dir / state.photos["val"][0]
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")

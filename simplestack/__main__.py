@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import bentoml
-
 import simplestack
 from simplestack.packing import build, local_server
 from simplestack.serving import images, settings
@@ -44,7 +42,7 @@ def main(arguments: list[str]) -> None:
 def serve(checkpoint: Path, data_dir: Path) -> None:
     """Serve what was packed from a checkpoint, predict a photo, and show requests until Ctrl-C."""
     bento = build.latest(checkpoint=build.hash_files(checkpoint))
-    about: dict[str, Any] = dict(bentoml.models.get(bento.info.all_models[0].tag).info.metadata)
+    about: dict[str, Any] = dict(build.model_of(bento).info.metadata)
     photos = about["validation_photos"]
     right = round(about["accuracy_packed"] * photos)
     local_server.serve_until_ctrl_c(

@@ -89,8 +89,10 @@ def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
     """
     bentos = [
         bento
-        for bento in bentoml.list(name or None)
-        if bento.info.labels.get("checkpoint", "") and checkpoint in bento.info.labels["checkpoint"]
+        for bento in bentoml.list()
+        if (packed := bento.info.labels.get("checkpoint"))
+        and checkpoint in {"", packed}
+        and name in {"", bento.tag.name}
     ]
     if not bentos:
         called = f" called {name}" if name else ""
@@ -98,12 +100,20 @@ def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
     return max(bentos, key=lambda bento: bento.info.creation_time)
 
 
+def model_of(bento: bentoml.Bento) -> bentoml.Model:
+    """Return the model of a Bento. Raises StackError if it is deleted."""
+    try:
+        return bentoml.models.get(bento.info.all_models[0].tag)
+    except bentoml.exceptions.NotFound as error:
+        raise StackError(f"the model of {bento.tag} is deleted: python saveToBento.py") from error
+
+
 def find_packed(name: str, labels: dict[str, str]) -> bentoml.Bento | None:
     """Return the latest Bento of a name if it was packed, whole, with these labels."""
     try:
         bento = latest(name)
-        bentoml.models.get(bento.info.all_models[0].tag)
-    except (StackError, bentoml.exceptions.NotFound):
+        model_of(bento)
+    except StackError:
         return None
     whole = Path(bento.path, "Dockerfile").exists()
     return bento if whole and bento.info.labels == labels else None

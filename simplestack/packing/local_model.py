@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bentoml
-
 from simplestack.packing import build
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
@@ -20,11 +18,7 @@ def load(name: str = "") -> Callable[[Path], Row]:
 
     Threads can share it. Raises StackError if there is none, or its model is damaged.
     """
-    bento = build.latest(name)
-    try:
-        stored = bentoml.models.get(bento.info.all_models[0].tag)
-    except bentoml.exceptions.NotFound as error:
-        raise StackError(f"the model of {bento.tag} is deleted: python saveToBento.py") from error
+    stored = build.model_of(build.latest(name))
     file = stored.path_of("model.onnx")
     about: dict[str, Any] = dict(stored.info.metadata)
     verify(file, about, stored.info.labels["sha256"])

@@ -125,9 +125,7 @@ def serve_until_ctrl_c(bento: str, image: Path, *lines: str) -> None:
     try:
         print("starting the server …", flush=True)
         with tempfile.NamedTemporaryFile("w+") as log, start(bento, port, log) as server:
-            print(
-                f"{image} → {predict(f'http://{HOST}:{port}', image).rstrip()}\n", *lines, sep="\n"
-            )
+            print(f"{image} → {predict(f'http://{HOST}:{port}', image)}\n", *lines, sep="\n")
             print(f"The page: http://localhost:{port}/  (Ctrl-C stops the server)\n", flush=True)
             show_requests(server, log)
             raise StackError(f"the server has ended:\n{_end_of(log)}")

@@ -19,6 +19,12 @@ def test_a_file_that_cannot_be_read_is_an_error_of_its_own(tmp_path):
 
 
 @pytest.mark.usefixtures("bento")
+def test_a_name_that_nothing_has_is_one_clear_line():
+    with pytest.raises(StackError, match="nothing called wasps is packed yet"):
+        local_model.load("wasps")
+
+
+@pytest.mark.usefixtures("bento")
 def test_a_model_that_was_deleted_is_one_clear_line(monkeypatch):
     def missing(_):
         raise bentoml.exceptions.NotFound("no such model")
