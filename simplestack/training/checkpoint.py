@@ -109,10 +109,11 @@ ARGUMENTS = {
 def new(options: Options) -> Checkpoint:
     """Return the checkpoint of a run that has not begun."""
     classes = folders.find_classes(options.data_dir)
+    photos = folders.find_photos(options.data_dir, classes, options.seed)
     return Checkpoint(
         classes=classes,
-        photos=folders.find_photos(options.data_dir, classes, options.seed),
-        sizes=folders.sizes(options.data_dir, classes),
+        photos=photos,
+        sizes=folders.sizes(options.data_dir, photos["train"] + photos["val"]),
         arguments=options.recorded(),
         notice=folders.disclaimer(options.data_dir, options.from_scratch),
         versions=versions(),

@@ -109,10 +109,8 @@ def hold_out(names: list[str], hashes: dict[str, float]) -> list[list[str]]:
     return [sorted(ordered[count:]), sorted(ordered[:count])]
 
 
-def sizes(data_dir: Path, classes: list[str]) -> dict[str, int]:
-    """Return the size in bytes of every photo."""
-    parts = itertools.chain(*list_photos(data_dir, classes).values())
-    names = list(itertools.chain(*parts))
+def sizes(data_dir: Path, names: list[str]) -> dict[str, int]:
+    """Return the size in bytes of each photo."""
     bar = tqdm(names, desc="comparing", unit="photo", leave=False, disable=None)
     return {name: (data_dir / name).stat().st_size for name in bar}
 
@@ -123,7 +121,8 @@ def changes(data_dir: Path, classes: list[str], recorded: dict[str, int]) -> str
     Raises StackError if data_dir has no photos to train on.
     """
     found_classes = find_classes(data_dir)
-    found = sizes(data_dir, found_classes)
+    parts = itertools.chain(*list_photos(data_dir, found_classes).values())
+    found = sizes(data_dir, list(itertools.chain(*parts)))
     new, gone = found.keys() - recorded.keys(), recorded.keys() - found.keys()
     edited = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
     counts = {"new photo" if len(new) == 1 else "new photos": new, "gone": gone, "edited": edited}

@@ -145,13 +145,11 @@ def report_evaluation(
 
     It goes into a folder of its own beside the checkpoint's.
     """
-    probabilities = logits.softmax(1)
-    measured = compute_metrics(probabilities, photos.labels, checkpoint.classes)
     if photos.names == checkpoint.photos["val"]:
-        return format_metrics(measured)
+        return format_metrics(compute_metrics(logits.softmax(1), photos.labels, checkpoint.classes))
     folder = report_folder(path) / f"evaluated-{photos.data_dir.resolve().name}"
     write_skipped(folder, dataset.skipped(photos))
-    write_report(path, checkpoint, model, photos, logits, folder=folder)
+    measured = write_report(path, checkpoint, model, photos, logits, folder=folder)
     said = format_metrics(measured, f"photos in {photos.data_dir}")
     return f"{said}\nreport: {folder / 'report.html'}"
 

@@ -55,7 +55,8 @@ def test_copies_of_a_photo_are_on_one_side(tmp_path: Path) -> None:
 def test_what_has_changed_is_said(tmp_path: Path) -> None:
     write_pictures(tmp_path, 5, ("Biene", "Wespe"))
     classes = folders.find_classes(tmp_path)
-    recorded = folders.sizes(tmp_path, classes)
+    names = folders.find_photos(tmp_path, classes, seed=0)
+    recorded = folders.sizes(tmp_path, names["train"] + names["val"])
     assert folders.changes(tmp_path, classes, recorded) == ""
     write_pictures(tmp_path, 19, ("Hummel",))
     (tmp_path / "Biene" / "0.png").unlink()
