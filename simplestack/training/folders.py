@@ -35,10 +35,12 @@ Names = dict[str, list[str]]
 def unexpected_files(data_dir: Path) -> list[str]:
     """Return the files in the class folders that are not named like photos, or lead nowhere."""
     roots = [class_folders(root) for root in root_folders(data_dir)]
-    files = [f for folders in roots for paths in folders.values() for f in files_in(paths)]
+    folders = [paths for classes in roots for paths in classes.values()]
+    bar = tqdm(folders, desc="looking for other files", unit="class", leave=False, disable=None)
     return [
         str(path) if path.exists() else f"{path}, a link that leads nowhere"
-        for path in files
+        for paths in bar
+        for path in files_in(paths)
         if not is_photo(path)
     ]
 
@@ -66,7 +68,8 @@ def list_photos(data_dir: Path, classes: list[str]) -> dict[str, list[list[str]]
     """
     roots = [class_folders(root) for root in root_folders(data_dir)]
     found: dict[str, list[list[str]]] = {name: [] for name in classes}
-    for class_name, root in itertools.product(classes, roots):
+    bar = tqdm(classes, desc="listing", unit="class", leave=False, disable=None)
+    for class_name, root in ((name, root) for name in bar for root in roots):
         photos = photos_in(root[class_name])
         if not photos:
             raise StackError(
