@@ -79,7 +79,7 @@ find_bento_and_photo() {
     # shellcheck disable=SC2086 # no word if there is no name
     bento=$(python -m simplestack saved-path $name)
     bento=$(quote "$bento")
-    photo=${PHOTO:-$(find data/val data-sample/val -name '*.jpg' 2>/dev/null | sort | head -n 1)}
+    photo=${PHOTO:-$(find data/val data-sample/val -name '*.jpg' 2>/dev/null | sort | tail -n 1)}
     [ -f "$photo" ] || fail "there is no photo to predict: PHOTO=some.jpg sh deploy.sh $app"
     photo=$(quote "$photo")
 }

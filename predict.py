@@ -21,13 +21,13 @@ from simplestack.serving.errors import StackError, printable
 from simplestack.serving.handlers import to_json
 from simplestack.training import files, folders
 
-COLUMNS = ("path", "label", "confidence", "error")
+COLUMNS = ("path", "label", "confidence", "similarity", "unlike", "error")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Answer photos with the packed model, as CSV: path, label, confidence, error.",
+        description=f"Answer photos with the packed model, as CSV: {', '.join(COLUMNS)}.",
         epilog="Exits with 1 if not a single photo could be answered.",
     )
     parser.add_argument("paths", type=Path, nargs="+", help="photos, or folders of them")

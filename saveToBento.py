@@ -29,7 +29,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import numpy as np
 
-from simplestack.packing import build, examples, local_server, onnx_export
+from simplestack.packing import build, examples, local_server, onnx_export, similarity
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
@@ -131,33 +131,41 @@ def export_model(
     """
     classifier = model.Classifier(len(state.classes)).eval()
     classifier.load_state_dict(state.best)
+
+    def photos_of(names: list[str]) -> Photos:
+        return Photos(data_dir, names, state.classes, whole=False)
+
     train, val = state.photos["train"], state.photos["val"]
     count = min(len(train), CALIBRATION_PHOTOS)
     calibration = [train[i * len(train) // count] for i in range(count)]
     # So few photos tell little about int8: those for its calibration are compared, too.
-    compared = val + calibration if len(val) < FEW_PHOTOS else val
-    photos = Photos(data_dir, compared, state.classes, whole=False)
+    photos = photos_of(val + calibration if len(val) < FEW_PHOTOS else val)
 
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
     print("exporting to ONNX …")
     onnx_export.to_onnx(classifier, fp32)
     print("quantizing to int8 …")
-    onnx_export.quantize(fp32, int8, Photos(data_dir, calibration, state.classes, whole=False))
+    onnx_export.quantize(fp32, int8, photos_of(calibration))
     print(f"comparing the answers to {len(photos)} photos …")
     models = (classifier, OnnxModel(fp32), OnnxModel(int8))
-    expected, exported, quantized = onnx_export.logits_of(models, photos)
-    difference = float(np.abs(exported - expected).max())
+    (expected, _), exported, quantized = onnx_export.outputs_of(models, photos)
+    difference = float(np.abs(exported[0] - expected).max())
     if not difference <= MAX_LOGIT_DIFFERENCE:  # NaN is neither
         raise StackError(
             f"the exported model differs from PyTorch's by {difference:.2g} in a logit, more than"
             f" {MAX_LOGIT_DIFFERENCE:g}: not packed. Install the versions in requirements.txt"
         )
-    reason = onnx_export.reason_against_int8(quantized, exported, photos.labels.tolist())
+    reason = onnx_export.reason_against_int8(quantized[0], exported[0], photos.labels.tolist())
     if reason:
         print(f"note: int8 {reason}, so fp32 is packed")
-    file, served = (fp32, exported) if reason else (int8, quantized)
+    file, outputs = (fp32, exported) if reason else (int8, quantized)
     targets = photos.labels[: len(val)].numpy()
-    expected, served = expected[: len(val)], served[: len(val)]
+    expected, served, features = (x[: len(val)] for x in (expected, *outputs))
+
+    bank_photos = photos_of(similarity.choose(train, state.classes))
+    print(f"keeping the features of {len(bank_photos)} training photos …")
+    ((_, bank),) = onnx_export.outputs_of([OnnxModel(file)], bank_photos)
+    similarity.add_bank(file, bank)
     chosen = examples.choose(served, targets.tolist()) if with_examples else []
     return file, {
         "classes": state.classes,
@@ -172,6 +180,7 @@ def export_model(
         "largest_logit_difference_packed": float(np.abs(served - expected).max()),
         "epochs": state.epoch,
         "served_epoch": state.best_epoch,
+        "unlike": similarity.threshold(bank, features),
         "examples": examples.write((photos.paths[i] for i in chosen), folder),
     }
 
@@ -179,18 +188,25 @@ def export_model(
 def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Predict one photo with the packed service; print where it is and how to serve it."""
     metadata: dict[str, Any] = dict(build.model_of(packed).info.metadata)
-    photo = data_dir / state.photos["val"][0]
+    photo = data_dir / state.photos["val"][-1]
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
     with local_server.serve(saved_path) as url:
         answer = local_server.predict(url, photo)
     name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8
     accuracy, count = metadata["accuracy_packed"], metadata["validation_photos"]
+    unlike = metadata["unlike"]
+    told = (
+        f"with a similarity below {unlike['threshold']:.3f}, a photo is called unlike the training"
+        f" photos: {round(unlike['validation_photos_unlike'] * count)} of {count} validation photos"
+        if "threshold" in unlike
+        else f"no photo is called unlike the training photos, as {unlike['reason']}"
+    )
     print(
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
         f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
         f" the same answer to {metadata['same_answers']} of {count} photos"
-        f"\n{name} → {answer}"
+        f"\n{told}\n{name} → {answer}"
         f"\ntag: {packed.tag}\nsaved path: {saved_path}"
     )
     simplestack.print_next(

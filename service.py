@@ -64,7 +64,6 @@ class PhotoClassifier:
     stored = MODEL  # an attribute, so that BentoML packs it
 
     def __init__(self) -> None:
-        self.classes: list[str] = about()["classes"]
         file = self.stored.path_of("model.onnx")
         verify(file, about(), self.stored.info.labels["sha256"])
         self.model = OnnxModel(file)
@@ -81,15 +80,16 @@ class PhotoClassifier:
     def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:
         """Return the label of an image, 224×224 RGB, and the probability of each label.
 
+        Also whether the image is unlike those that the network was trained on.
         With `?explain=1` also the label's class activation map, 7×7 over the middle square of the
         picture: how much each place spoke for it. Its mean is the logit.
         """
         with timed(ctx.request.state, "inference"):
-            logits, maps = self.model(np.asarray(image)[None])
-        said = answer(self.classes, logits[0])
+            outputs = logits, maps, _ = self.model(np.asarray(image)[None])
+        said = answer(about(), outputs)
         if ctx.request.query_params.get("explain") == "1":
             said["map"] = rounded(maps[0, logits[0].argmax()])
-        ctx.request.state.record["label"] = said["label"]
+        ctx.request.state.record |= {key: said[key] for key in ("label", "similarity", "unlike")}
         return to_json(said)
 
 

@@ -47,7 +47,7 @@ def serve(checkpoint: Path, data_dir: Path) -> None:
     right = round(about["accuracy_packed"] * photos)
     local_server.serve_until_ctrl_c(
         str(bento.tag),
-        first_readable(data_dir, about["classes"]),
+        last_readable(data_dir, about["classes"]),
         f"accuracy: {right / photos:.4f}, {right} of {photos} validation photos",
         f"report: {checkpoint.with_suffix('') / 'report.html'}",
         "your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it",
@@ -55,9 +55,9 @@ def serve(checkpoint: Path, data_dir: Path) -> None:
     )
 
 
-def first_readable(data_dir: Path, classes: list[str]) -> Path:
+def last_readable(data_dir: Path, classes: list[str]) -> Path:
     """Return a photo, of those for validation if they are set apart. Raises StackError if none."""
-    for name in folders.find_labelled(data_dir, classes):
+    for name in reversed(folders.find_labelled(data_dir, classes)):
         with suppress(StackError, OSError):
             images.read((data_dir / name).read_bytes())
             return data_dir / name

@@ -159,7 +159,9 @@ def post(url: str, body: object, **options) -> requests.Response:
 
 def check_answer(answer: dict) -> None:
     """Check that an answer of /predict is what the contract promises."""
-    assert list(answer) == ["label", "confidence", "probabilities"]
+    assert list(answer) == ["label", "confidence", "probabilities", "similarity", "unlike"]
+    assert 0 <= answer["similarity"] <= 1
+    assert answer["unlike"] is None  # too few training photos
     assert list(answer["probabilities"]) == ["ants", "bees"]
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert answer["confidence"] == max(answer["probabilities"].values())

@@ -42,7 +42,7 @@ def rows(text: str) -> list[dict[str, str]]:
 def test_each_photo_of_a_folder_is_a_row(folder):
     result = python("predict.py", folder)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("path,label,confidence,error\n")
+    assert result.stdout.startswith("path,label,confidence,similarity,unlike,error\n")
     paths = [row["path"] for row in rows(result.stdout)]
     assert paths == [str(folder / name) for name in ("a/2.JPG", "a/x/1.jpeg", "b.jpg")]
     assert all(row["label"] in {"ants", "bees"} for row in rows(result.stdout))

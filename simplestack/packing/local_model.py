@@ -16,9 +16,13 @@ Row = dict[str, Any]
 def load(name: str = "") -> Callable[[Path], Row]:
     """Return a function that answers a photo with the service of a name, else with the latest.
 
-    Threads can share it. Raises StackError if there is none, or its model is damaged.
+    Threads can share it. Raises StackError if there is none, its model is damaged, or this code
+    would not answer as the service does.
     """
-    stored = build.model_of(build.latest(name))
+    bento = build.latest(name)
+    if bento.info.labels.get("code") != build.hash_code():
+        raise StackError(f"{bento.tag} has other code than is here: python saveToBento.py")
+    stored = build.model_of(bento)
     file = stored.path_of("model.onnx")
     about: dict[str, Any] = dict(stored.info.metadata)
     verify(file, about, stored.info.labels["sha256"])
@@ -26,11 +30,11 @@ def load(name: str = "") -> Callable[[Path], Row]:
 
     def answer_photo(path: Path) -> Row:
         try:
-            logits, _ = model(images.read(path.read_bytes())[None])
+            outputs = model(images.read(path.read_bytes())[None])
         except StackError as error:
             return {"path": str(path), "error": str(error)}
         except OSError as error:
             return {"path": str(path), "error": f"The file can't be read: {error.strerror}."}
-        return {"path": str(path), **answer(about["classes"], logits[0])}
+        return {"path": str(path), **answer(about, outputs)}
 
     return answer_photo

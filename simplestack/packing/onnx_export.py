@@ -1,4 +1,4 @@
-"""Export a trained model to ONNX, quantize it, and compute the logits to compare them by."""
+"""Export a trained model to ONNX, quantize it, and compute the outputs to compare them by."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from simplestack.serving import images
 from simplestack.serving.images import Photo
-from simplestack.serving.inference import Floats, OnnxModel, softmax
+from simplestack.serving.inference import Floats, OnnxModel, Outputs, softmax
 from simplestack.training.dataset import Photos
 from simplestack.training.files import map_in_threads
 from simplestack.training.model import Classifier
@@ -28,20 +28,20 @@ MAX_MOVED = 0.02  # by int8, of the probabilities, on average
 
 
 class _Explained(nn.Module):
-    """The exported model, whose forward pass also returns the class activation maps."""
+    """The exported model, whose forward pass also returns what explains its logits."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, photos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.model.explain(photos)
 
 
 def to_onnx(model: Classifier, path: Path) -> None:
     """Write the model as fp32 ONNX.
 
-    Input: `photos`, N×224×224×3 uint8. Outputs: `logits`, N×C, and `maps`, N×C×7×7.
+    Input: `photos`, N×224×224×3 uint8. Outputs: `logits`, `maps` and `features`, as in `explain`.
     """
     example = torch.zeros(2, images.CROP, images.CROP, 3, dtype=torch.uint8)
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
@@ -50,7 +50,7 @@ def to_onnx(model: Classifier, path: Path) -> None:
             (example,),
             path,
             input_names=["photos"],
-            output_names=["logits", "maps"],
+            output_names=["logits", "maps", "features"],
             dynamic_shapes={"photos": {0: torch.export.Dim("batch")}},
             external_data=False,
             verbose=False,
@@ -105,22 +105,29 @@ def read_photos(photos: Photos, batch: int = BATCH) -> Iterator[Photo]:
         yield np.stack(several)
 
 
-def logits_of(models: Sequence[Classifier | OnnxModel], photos: Photos) -> list[Floats]:
-    """Return the logits, N×C, of each model for the same photos."""
+def outputs_of(
+    models: Sequence[Classifier | OnnxModel], photos: Photos
+) -> list[tuple[Floats, Floats]]:
+    """Return the logits, N×C, and the features, N×512, of each model for the same photos."""
     bar = tqdm(total=len(photos), desc="comparing", unit="photo", leave=False, disable=None)
-    with bar, torch.inference_mode():
-        logits = []
+    outputs: list[list[tuple[Floats, Floats]]] = [[] for _ in models]
+    with bar:
         for batch in read_photos(photos):
-            logits.append([logits_of_batch(model, batch) for model in models])
+            for parts, model in zip(outputs, models, strict=True):
+                logits, _, features = run(model, batch)
+                parts.append((logits, features))
             bar.update(len(batch))
-    return [np.concatenate(parts) for parts in zip(*logits, strict=True)]
+    columns = (zip(*parts, strict=True) for parts in outputs)
+    return [(np.concatenate(logits), np.concatenate(features)) for logits, features in columns]
 
 
-def logits_of_batch(model: Classifier | OnnxModel, photos: Photo) -> Floats:
-    """Return the logits, n×C, of PyTorch's model or of an exported one."""
+def run(model: Classifier | OnnxModel, photos: Photo) -> Outputs:
+    """Return logits, maps and features of PyTorch's model or of an exported one."""
     if isinstance(model, OnnxModel):
-        return model(photos)[0]
-    return np.asarray(model(torch.from_numpy(photos)), dtype=np.float32)
+        return model(photos)
+    with torch.inference_mode():
+        logits, maps, features = model.explain(torch.from_numpy(photos))
+    return logits.numpy(), maps.numpy(), features.numpy()
 
 
 def reason_against_int8(int8: Floats, fp32: Floats, labels: list[int]) -> str:

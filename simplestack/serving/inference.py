@@ -1,4 +1,4 @@
-"""Run the packed model with ONNX Runtime: photos in, logits and class activation maps out."""
+"""Run the packed model with ONNX Runtime: photos in; logits, maps and similarities out."""
 
 import hashlib
 import json
@@ -18,6 +18,8 @@ from simplestack.serving.errors import StackError
 from simplestack.serving.images import Photo
 
 Floats = NDArray[np.float32]
+Outputs = tuple[Floats, Floats, Floats]
+"""Logits, N×C; class activation maps, N×C×7×7; similarities, N, to the training photos."""
 
 
 def checksum(file: Path | str, metadata: dict[str, Any]) -> str:
@@ -50,21 +52,26 @@ class OnnxModel:
             disabled_optimizers=["QDQPropagationTransformer"],
         )
 
-    def __call__(self, photos: Photo) -> tuple[Floats, Floats]:
-        """Return the logits, N×C, and the class activation maps, N×C×7×7, of N×224×224×3 uint8."""
-        logits, maps = self.session.run(["logits", "maps"], {"photos": photos})
-        return cast(Floats, logits), cast(Floats, maps)
+    def __call__(self, photos: Photo) -> Outputs:
+        """Return the outputs for N×224×224×3 uint8."""
+        return cast(Outputs, tuple(self.session.run(None, {"photos": photos})))
 
 
-def answer(classes: list[str], logits: Floats) -> dict[str, Any]:
-    """Return what C logits say: label, confidence, and the probability of each class."""
-    probabilities = softmax(logits)
-    best = int(probabilities.argmax())
-    shown = rounded(probabilities)
+def answer(about: dict[str, Any], outputs: Outputs) -> dict[str, Any]:
+    """Return what the outputs for one photo say, and whether it is unlike those of training.
+
+    `about` is the metadata of the model. If it has no threshold for that, the answer is None.
+    """
+    (logits,), _, similarities = outputs
+    classes, limit = about["classes"], about["unlike"].get("threshold")
+    probabilities, (similarity,) = rounded(softmax(logits)), rounded(similarities.clip(0, 1))
+    best = int(logits.argmax())
     return {
         "label": classes[best],
-        "confidence": shown[best],
-        "probabilities": dict(zip(classes, shown, strict=True)),
+        "confidence": probabilities[best],
+        "probabilities": dict(zip(classes, probabilities, strict=True)),
+        "similarity": similarity,
+        "unlike": None if limit is None else similarity < limit,
     }
 
 

@@ -78,7 +78,9 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
         return lambda _: HTMLResponse(html, headers=headers)
 
     def model(_: Request) -> Response:
-        return JsonLine(about(), headers=HEADERS)
+        said = about()  # which can't hold None
+        unlike = {"threshold": None, **said["unlike"]}
+        return JsonLine({**said, "unlike": unlike}, headers=HEADERS)
 
     def example(name: str) -> Callable[[Request], Response]:
         def photo(_: Request) -> Response:

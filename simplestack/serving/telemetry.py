@@ -45,6 +45,7 @@ STEP_SECONDS = Histogram(
     ["step"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+UNLIKE = Counter("unlike_answers", "Answers to photos that are unlike those of training.")
 IN_PROGRESS = Gauge("http_requests_in_progress", "Requests in flight.", multiprocess_mode="livesum")
 
 
@@ -95,6 +96,7 @@ class Telemetry:
             path = scope["path"] if scope["path"] in self.paths else "other"
             REQUESTS.labels(path, record["status"]).inc()
             REQUEST_SECONDS.labels(path).observe(seconds)
+            UNLIKE.inc(bool(record.get("unlike")))
             # In one write, as other workers write to the same place.
             sys.stdout.write(json.dumps({**record, "ms": _ms(seconds)}) + "\n")
             sys.stdout.flush()

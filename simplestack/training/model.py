@@ -54,8 +54,10 @@ class Classifier(nn.Module):
         """Return the logits, N×C, for outputs of the frozen stages."""
         return cast(Tensor, self.resnet.fc(self.features(frozen)))
 
-    def explain(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits, N×C, and the class activation maps, N×C×7×7, of uint8 photos.
+    def explain(self, photos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits, N×C, class activation maps, N×C×7×7, and features of uint8 photos.
+
+        The features, N×512, are the inputs of the head, divided by their length.
 
         ResNet ends in an average over positions and a linear layer. The two commute, so the head
         applied at every position gives maps whose mean *is* the logit (Zhou et al. 2016,
@@ -63,7 +65,11 @@ class Classifier(nn.Module):
         """
         fc, positions = self.resnet.fc, self._body(self.frozen(photos))
         maps = nn.functional.conv2d(positions, fc.weight[:, :, None, None], fc.bias)
-        return maps.mean((2, 3)), maps
+        features = positions.mean((2, 3))
+        length = (
+            features.square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+        )  # so that it is never 0 / 0
+        return maps.mean((2, 3)), maps, features / length
 
     def fit_linear_probe(
         self, features: Tensor, targets: Tensor, class_weights: Tensor | None = None

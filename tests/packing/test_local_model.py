@@ -35,6 +35,13 @@ def test_a_model_that_was_deleted_is_one_clear_line(monkeypatch):
 
 
 @pytest.mark.usefixtures("bento")
+def test_a_model_with_other_code_is_not_answered_by_this_one(monkeypatch):
+    monkeypatch.setattr(build, "hash_code", lambda: "another")
+    with pytest.raises(StackError, match=r"has other code than is here: python saveToBento\.py"):
+        local_model.load()
+
+
+@pytest.mark.usefixtures("bento")
 def test_a_damaged_model_is_not_used():
     file = Path(bentoml.models.get(build.latest().info.all_models[0].tag).path_of("model.onnx"))
     whole = file.read_bytes()

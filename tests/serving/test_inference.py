@@ -6,22 +6,43 @@ import numpy as np
 import pytest
 
 from simplestack.serving.container import cores
-from simplestack.serving.inference import OnnxModel, answer, rounded
+from simplestack.serving.inference import OnnxModel, Outputs, answer, rounded
 
 
 def test_packed_explanation_is_the_prediction(bento):
     photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    logits, maps = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(photos)
+    logits, maps, _ = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(photos)
     assert np.allclose(maps.mean((2, 3)), logits, atol=1e-4)
 
 
+def outputs(similarity: float) -> Outputs:
+    logits, maps = np.float32([[1, 3, -9]]), np.zeros((1, 3, 7, 7), np.float32)
+    return logits, maps, np.float32([similarity])
+
+
 def test_the_answer_is_the_most_probable_class_in_six_digits():
-    said = answer(["ant", "bee", "wasp"], np.array([1.0, 3.0, -9.0], dtype=np.float32))
-    assert said == {
+    about = {"classes": ["ant", "bee", "wasp"], "unlike": {"threshold": 0.7}}
+    assert answer(about, outputs(1 / 3)) == {
         "label": "bee",
         "confidence": 0.880792,
         "probabilities": {"ant": 0.119202, "bee": 0.880792, "wasp": 0.000005},
+        "similarity": 0.333333,
+        "unlike": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("similarity", "about", "expected"),
+    [
+        (0.7, {"threshold": 0.7}, (0.7, False)),
+        (0.699999, {"threshold": 0.7}, (0.699999, True)),
+        (1.000002, {"threshold": 0.7}, (1, False)),  # rounded by the network
+        (0.1, {"reason": "it was trained on fewer than 20 photos"}, (0.1, None)),
+    ],
+)
+def test_a_photo_below_the_threshold_is_unlike(similarity, about, expected):
+    said = answer({"classes": ["ant", "bee", "wasp"], "unlike": about}, outputs(similarity))
+    assert (said["similarity"], said["unlike"]) == expected
 
 
 def test_numbers_are_rounded_as_they_are_printed():

@@ -14,11 +14,13 @@ import bentoml
 import numpy as np
 import pytest
 import yaml
-from helpers import get, gunicorn, post, run, send
+from helpers import get, gunicorn, metrics, post, run, send
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from simplestack.packing import build
+from simplestack.serving import images
+from simplestack.serving.inference import OnnxModel
 
 PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
 
@@ -124,10 +126,27 @@ def test_files_of_all_formats_can_be_chosen(page):
 
 
 @pytest.fixture(scope="module")
-def own_url(bento) -> Iterator[str]:
-    """The URL of a Bento of other classes, whose photos nobody may see, that asks for a token."""
+def noise(tmp_path_factory) -> Path:
+    """A picture that is unlike all others."""
+    path = tmp_path_factory.mktemp("noise") / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def own_url(bento, photo, noise) -> Iterator[str]:
+    """The URL of a Bento of other classes, whose photos nobody may see, that asks for a token.
+
+    It has a threshold between the similarities of a photo and of the picture of noise.
+    """
     file = next(bento.glob("models/*/*/model.onnx"))
+    pixels = np.stack([images.read(path.read_bytes()) for path in (photo, noise)])
+    high, low = OnnxModel(file)(pixels)[2].tolist()
+    assert low < high
+    unlike = {"threshold": (low + high) / 2, "validation_photos_unlike": 1 / 6}
     about = {**get_metadata(bento), "classes": ["Fourmis d’été", "蜜蜂"], "examples": []}
+    about["unlike"] = {**unlike, "chosen_by": "this test"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BentoML's, when it imports a service
         own = build.build_bento("own", file, about, {})
@@ -148,6 +167,24 @@ def test_labels_are_not_escaped(own_url, photo):
     assert '"Fourmis d’été": ' in answer.content.decode()
     assert '"蜜蜂": ' in answer.content.decode()
     assert '"蜜蜂"' in get(f"{own_url}/model.json").content.decode()
+
+
+def test_a_photo_that_is_unlike_is_said_to_be_so(own_url, photo, noise):
+    before, headers = metrics(own_url), {"Authorization": "Bearer sesame"}
+    like, unlike = (post(own_url, x.read_bytes(), headers=headers).json() for x in (photo, noise))
+    assert (like["unlike"], unlike["unlike"]) == (False, True)
+    about = get(f"{own_url}/model.json").json()["unlike"]
+    assert unlike["similarity"] < about["threshold"] < like["similarity"]
+    counted = metrics(own_url) - before
+    assert counted["unlike_answers_total",] == 1
+
+
+def test_the_reason_is_given_where_no_photo_is_called_unlike(page, bentoml_url):
+    said = get(f"{bentoml_url}/model.json").json()["unlike"]
+    assert said == {"threshold": None, "reason": "it was trained on fewer than 20 photos"}
+    expect(page.locator("#model")).to_contain_text(
+        f"can't say if it looks like none of them, as {said['reason']}"
+    )
 
 
 @pytest.fixture
@@ -173,6 +210,22 @@ def test_all_photos_that_waited_for_the_token_get_their_answers(own_page, pictur
     expect(own_page.locator(".card h2")).to_have_count(2, timeout=20_000)
     names = own_page.locator(".card:has(h2) .name").all_text_contents()
     assert names == [path.name for path in photos]
+
+
+def test_an_unlike_photo_says_so_before_anything_else(own_page, photo, noise):
+    own_page.set_input_files("#file", [photo, noise])
+    own_page.get_by_label("access token").fill("sesame")
+    own_page.keyboard.press("Enter")
+    expect(own_page.locator(".card canvas")).to_have_count(2, timeout=20_000)
+    expect(own_page.locator("#model")).to_contain_text("(as it says of 1 of the validation photos)")
+    like, unlike = (own_page.locator(".card div", has_text=x.name) for x in (photo, noise))
+    expect(like.locator("h2")).to_have_text(re.compile("^(Fourmis d’été|蜜蜂)$"))
+    expect(unlike.locator("h2")).to_have_text("This doesn't look like anything it learned from.")
+    expect(unlike).to_contain_text(re.compile("If it must be one: (Fourmis d’été|蜜蜂)"))
+    opacity = "bar => getComputedStyle(bar).opacity"
+    strong, faded = (x.locator(".fill").first.evaluate(opacity) for x in (like, unlike))
+    assert float(faded) < float(strong)
+    expect(own_page.get_by_role("status")).to_contain_text("doesn't look like anything")
 
 
 def copied(page: Page, name: str) -> str:

@@ -29,10 +29,23 @@ def test_normalises_as_torchvisions_preset_does(network, photos):
 
 @torch.inference_mode()
 def test_mean_of_the_activation_map_is_the_logit(network, photos):
-    logits, maps = network.explain(photos)
+    logits, maps, _ = network.explain(photos)
     assert maps.shape == (2, 3, 7, 7)
     assert torch.allclose(maps.mean((2, 3)), network(photos), atol=1e-5)
     assert torch.allclose(logits, network(photos), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_features_are_the_heads_inputs_of_length_one(network, photos):
+    features = network.features(network.frozen(photos))
+    expected = torch.nn.functional.normalize(features)
+    assert torch.allclose(network.explain(photos)[2], expected, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_where_nothing_is_seen_the_features_are_zero(network, photos):
+    network.resnet.layer4[1].bn2.bias.fill_(-1e6)
+    assert torch.equal(network.explain(photos)[2], torch.zeros(2, 512))
 
 
 def test_the_linear_probe_is_the_regularised_optimum() -> None:

@@ -1,0 +1,75 @@
+"""How similar a photo is to those of training, and from where on it is unlike them.
+
+The similarity is the largest cosine of the photo's features with those of a training photo (Sun et
+al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors"). The training photos that it
+is compared with, the bank, are part of the exported model.
+"""
+
+import itertools
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from simplestack.serving.inference import Floats
+from simplestack.training.folders import class_of
+
+ROWS = 1000  # of the bank, at most, or one for each class: 2 MB
+PERCENTILE = 4.5  # bench/unlike.py compares some
+FEW = 20  # photos: of fewer, no such percentile is known
+COPY = 0.9999  # similarity from which a photo is the same one, in another file
+ALIKE = 0.99  # the threshold from which the network can't tell photos apart
+
+
+def choose(names: list[str], classes: list[str]) -> list[str]:
+    """Return the training photos for the bank: of too many some at random, of each class alike."""
+    of_class = defaultdict(list)
+    for name in np.random.default_rng(0).permutation(names).tolist():
+        of_class[class_of(name, classes)].append(name)
+    by_turns = itertools.chain(*itertools.zip_longest(*of_class.values()))
+    return [name for name in by_turns if name][: max(ROWS, len(classes))]
+
+
+def add_bank(path: Path, bank: Floats) -> None:
+    """Replace a model's output `features` by `similarity`, N: the largest cosine with the bank's.
+
+    The rows of the bank, M×512, have the length 1, as features have.
+    """
+    model = onnx.load(path)
+    graph, make_node = model.graph, onnx.helper.make_node
+    for name, constant in {"bank": bank.T, "columns": np.array([1])}.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(constant, name))
+    graph.node.extend(
+        [
+            make_node("MatMul", ["features", "bank"], ["cosines"]),
+            make_node("ReduceMax", ["cosines", "columns"], ["similarity"], keepdims=0),
+        ]
+    )
+    graph.output.remove(next(output for output in graph.output if output.name == "features"))
+    kind = onnx.TensorProto.FLOAT
+    graph.output.append(onnx.helper.make_tensor_value_info("similarity", kind, ["batch"]))
+    onnx.save(model, path)
+
+
+def threshold(bank: Floats, validation: Floats) -> dict[str, Any]:
+    """Return the similarity below which a photo is unlike the bank's, and how it is chosen.
+
+    It is a percentile of the similarities of the bank's own photos, M×512, each to the nearest
+    other. If no threshold makes sense, the reason is returned in its place. The share of the
+    validation photos below it is measured on their features, N×512.
+    """
+    cosines = bank @ bank.T
+    cosines[cosines > COPY] = -1  # with itself, too
+    limit = round(float(np.percentile(cosines.max(1), PERCENTILE)), 6)
+    if len(bank) < FEW:
+        return {"reason": f"it was trained on fewer than {FEW} photos"}
+    if not 0 <= limit <= ALIKE:  # below 0, all are copies
+        return {"reason": "to the network, all the photos that it was trained on look alike"}
+    return {
+        "threshold": limit,
+        "chosen_by": f"percentile {PERCENTILE:g} of the similarities of {len(bank)} training"
+        " photos, each to the nearest other",
+        "validation_photos_unlike": float(((validation @ bank.T).max(1) < limit).mean()),
+    }

@@ -1,0 +1,110 @@
+"""The bank of training photos in the packed model, and the threshold for unlike photos."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from simplestack.packing import onnx_export, similarity
+from simplestack.serving.inference import OnnxModel
+from simplestack.training.model import Classifier
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """An exported model with random weights."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    torch.manual_seed(0)
+    onnx_export.to_onnx(Classifier(2).eval(), path)
+    return path
+
+
+def test_the_model_returns_the_largest_cosine_with_a_row_of_the_bank(exported, tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "model.onnx"
+    path.write_bytes(exported.read_bytes())
+    photos = rng.integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    logits, maps, features = OnnxModel(path)(photos)
+    assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    bank = np.vstack([unit(rng.random((5, 512))), features[:1]])
+    similarity.add_bank(path, bank)
+    packed = OnnxModel(path)(photos)
+    assert np.array_equal(packed[0], logits)
+    assert np.array_equal(packed[1], maps)
+    assert np.allclose(packed[2], (features @ bank.T).max(1), atol=1e-6)
+    assert packed[2][0] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_photo_in_which_nothing_is_seen_is_similar_to_nothing(tmp_path):
+    network, path = Classifier(2).eval(), tmp_path / "model.onnx"
+    torch.nn.init.constant_(network.resnet.layer4[1].bn2.bias, -1e6)
+    onnx_export.to_onnx(network, path)
+    similarity.add_bank(path, unit(np.ones((2, 512))))
+    assert OnnxModel(path)(np.zeros((1, 224, 224, 3), np.uint8))[2].tolist() == [0]
+
+
+def test_the_bank_has_all_photos_if_they_are_few():
+    names = ["train/ants/1.jpg", "train/bees/1.jpg", "train/bees/2.jpg"]
+    assert sorted(similarity.choose(names, ["ants", "bees"])) == names
+
+
+def test_of_many_photos_the_bank_has_as_many_of_each_class():
+    names = [f"train/{c}/{i}.jpg" for c, n in (("a", 3000), ("b", 600), ("c", 5)) for i in range(n)]
+    chosen = similarity.choose(names, ["a", "b", "c"])
+    assert len(set(chosen)) == len(chosen) == similarity.ROWS
+    counts = [sum(f"/{c}/" in name for name in chosen) for c in "abc"]
+    assert counts == [498, 497, 5]
+    assert chosen == similarity.choose(names, ["a", "b", "c"])
+
+
+def test_of_more_classes_than_rows_each_is_in_the_bank():
+    classes = [f"{i:04}" for i in range(1200)]
+    names = [f"{c}/{i}.jpg" for c in classes for i in range(2)]
+    assert len({name[:4] for name in similarity.choose(names, classes)}) == 1200
+
+
+def around(*centres: int, count: int, spread: float = 0.3) -> np.ndarray:
+    """Return features around some axes, about 0.9 similar to each other."""
+    rng = np.random.default_rng(0)
+    return unit(
+        np.vstack([np.eye(512)[c] + spread * unit(rng.random((count, 512))) for c in centres])
+    )
+
+
+def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities():
+    bank = around(0, 1, count=50)
+    said = similarity.threshold(bank, np.vstack([bank[:9], unit(np.eye(512)[[7]])]))
+    nearest = [max(x @ y for j, y in enumerate(bank) if j != i) for i, x in enumerate(bank)]
+    below = sum(x < said["threshold"] for x in nearest)
+    assert below == 5  # of 100
+    assert said["validation_photos_unlike"] == pytest.approx(0.1)
+    assert said["chosen_by"].startswith("percentile 4.5 of the similarities of 100 training photos")
+
+
+def test_copies_of_photos_do_not_raise_the_threshold():
+    bank = around(0, 1, count=50)
+    once, twice = (similarity.threshold(x, bank) for x in (bank, np.vstack([bank, bank])))
+    assert twice["threshold"] == pytest.approx(once["threshold"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bank", "reason"),
+    [
+        (around(0, count=1), "fewer than 20 photos"),
+        (around(0, 1, count=9), "fewer than 20 photos"),
+        (around(0, count=1).repeat(30, 0), "look alike"),  # all the same
+        (around(0, count=30, spread=0.01), "look alike"),
+        (np.zeros((30, 512), np.float32), ""),  # sees nothing: nothing is similar
+    ],
+)
+def test_no_threshold_without_sense(bank, reason):
+    said = similarity.threshold(bank, bank)
+    if reason:
+        assert set(said) == {"reason"}
+        assert reason in said["reason"]
+    else:
+        assert said["threshold"] == 0
