@@ -19,7 +19,6 @@ import shlex
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import simplestack
@@ -37,11 +36,11 @@ from torch import nn
 from tqdm import tqdm
 
 from simplestack.serving.errors import StackError
-from simplestack.training import augment, checkpoint, console, dataset, folders, metrics, report
+from simplestack.training import augment, checkpoint, console, dataset, metrics, report, suspects
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
-from simplestack.training.evaluate import frozen_outputs, load_best, predict
+from simplestack.training.evaluate import evaluate, frozen_outputs, load_best, predict
 from simplestack.training.model import Classifier, pretrained
 from simplestack.training.recipes import MOMENTUM, RECIPES, Recipe
 
@@ -70,7 +69,7 @@ def main(given: argparse.Namespace) -> None:
         sys.exit(130)
 
 
-def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR0915  (a script)
+def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR0912, PLR0915  (a script)
     """Train from the photos to the report."""
     # Data
     recipe, path = RECIPES[options.recipe], options.output
@@ -118,7 +117,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     first = 0 if recipe.linear_probe and not state.history else state.epoch + 1
     total, done = options.epochs * steps, state.epoch * steps
     disable = True if world.rank else None  # None: unless on a terminal
-    best_logits = val_frozen = None
+    best_logits = val_frozen = compared = None
     with tqdm(total=total, initial=done, unit="step", disable=disable) as bar:
         if recipe.frozen_stages and val_photos.in_memory is not None:
             bar.set_description("frozen stages")
@@ -127,7 +126,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
             started = time.perf_counter()
             bar.set_description(f"epoch {epoch}/{options.epochs}" if epoch else "linear probe")
             if epoch == 0:
-                features = predict(model_without_ddp, photos, world, recipe, features=True)
+                features, _ = predict(model_without_ddp, photos, world, recipe)
                 logits = model_without_ddp.fit_linear_probe(features, photos.labels, class_weights)
                 loss, accuracy = metrics.loss_and_accuracy(logits, photos.labels)
             else:
@@ -135,7 +134,11 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
                     *(model, criterion, optimizer, scheduler, scaler),
                     *(photos, epoch, options, world, bar),
                 )
-            logits = predict(model_without_ddp, val_photos, world, recipe, frozen=val_frozen)
+            val_features, logits = predict(
+                model_without_ddp, val_photos, world, recipe, frozen=val_frozen
+            )
+            if epoch == 0:
+                compared = torch.cat([features, val_features])
             val_loss, val_accuracy = metrics.loss_and_accuracy(logits, val_photos.labels)
             row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
             row |= {"val_loss": val_loss, "val_accuracy": val_accuracy}
@@ -152,10 +155,16 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     if world.rank == 0:
         if resumed and (not path.exists() or checkpoint.load(path).arguments != state.arguments):
             checkpoint.save(path, state)  # no epoch was left, but --output or --data-dir changed
-        best = load_best(state, world)
+        best, alone = load_best(state, world), World(world.device)
         if best_logits is None:  # the best epoch was before this run
-            best_logits = predict(best, val_photos, World(world.device), recipe)
-        measured = report.write_report(path, state, best, val_photos, best_logits, on=str(world))
+            _, best_logits = predict(best, val_photos, alone, recipe)
+        if compared is None:  # so was the linear probe, or there is none
+            both = [predict(best, part, alone, recipe) for part in (photos, val_photos)]
+            compared = torch.cat([features for features, _ in both])
+        found = suspects.find(compared, photos, val_photos)
+        measured = report.write_report(
+            path, state, best, val_photos, best_logits, suspicious=found, on=str(world)
+        )
         finish(options, state, measured)
 
 
@@ -212,20 +221,6 @@ def build_optimizer(model: Classifier, recipe: Recipe, lr: float) -> torch.optim
         for parameters, rate in rates
     ]
     return torch.optim.SGD(groups, momentum=MOMENTUM)
-
-
-def evaluate(options: Options, state: Checkpoint) -> None:
-    """Measure the best epoch of a checkpoint, on its validation photos or in another folder."""
-    names = state.photos["val"]
-    if options.data_dir.resolve() != Path(state.arguments["data_dir"]).resolve():
-        names = folders.find_labelled(options.data_dir, state.classes)
-    world = World.start(options.device)
-    photos = dataset.open_labelled(options.data_dir, names, state.classes, device=world.device)
-    best = load_best(state, world)
-    logits = predict(best, photos, world, RECIPES[options.recipe])
-    world.stop()
-    if world.rank == 0:
-        print(report.report_evaluation(options.output, state, best, photos, logits))
 
 
 def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ GB = 1e9
 
 def correct(model: Classifier, photos: Photos, world: World) -> int:
     """Return how many photos are classified correctly."""
-    logits = predict(model, photos, world, RECIPES["lp-ft"])
+    _, logits = predict(model, photos, world, RECIPES["lp-ft"])
     return int((logits.argmax(1) == photos.labels).sum())
 
 
@@ -58,7 +58,7 @@ def train(photos: Photos, held_out: Photos, options: Options) -> dict[str, int]:
     world, recipe = World(torch.device("cpu")), RECIPES["lp-ft"]
     model = pretrained(len(photos.classes)).to(memory_format=torch.channels_last)
     model.freeze(recipe.frozen_stages)
-    model.fit_linear_probe(predict(model, photos, world, recipe, features=True), photos.labels)
+    model.fit_linear_probe(predict(model, photos, world, recipe)[0], photos.labels)
     probe = copy.deepcopy(model)
     optimizer, scaler = build_optimizer(model, recipe, recipe.lr), world.grad_scaler(True)
     steps = math.ceil(len(photos) / recipe.batch_size)

@@ -1,17 +1,19 @@
 """Evaluate a model on photos."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from simplestack.serving import images
-from simplestack.training import augment
+from simplestack.training import augment, dataset, folders, report
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
 from simplestack.training.model import Classifier
-from simplestack.training.recipes import Recipe
+from simplestack.training.options import Options
+from simplestack.training.recipes import RECIPES, Recipe
 
 BATCH = 32  # photos; has no influence on the result
 
@@ -48,22 +50,22 @@ def predict(
     recipe: Recipe,
     *,
     frozen: Iterable[Tensor] | None = None,
-    features: bool = False,
-) -> Tensor:
-    """Return the logits, N×C, or the inputs of the head, N×512, of all photos: float32, on the CPU.
+) -> tuple[Tensor, Tensor]:
+    """Return the inputs of the head, N×512, and the logits, N×C, of all photos, on the CPU.
 
     `frozen` has the outputs of the frozen stages if they are known. Every process computes its
     share and gets all of them.
     """
     model.eval()
-    head, forward = model.resnet.fc, model.features if features else model.logits
-    width = head.in_features if features else head.out_features
-    outputs = torch.zeros(len(photos), width, device=world.device)
+    head = model.resnet.fc
+    features = torch.zeros(len(photos), head.in_features, device=world.device)
+    logits = torch.zeros(len(photos), head.out_features, device=world.device)
     batches = frozen_outputs(model, photos, world, recipe) if frozen is None else frozen
     for indices, batch in zip(shares(photos, world), batches, strict=True):
         with world.autocast(recipe.mixed_precision):
-            outputs[indices] = forward(batch).float()
-    return world.sum(outputs).cpu()
+            inputs = model.features(batch)
+            features[indices], logits[indices] = inputs.float(), head(inputs).float()
+    return world.sum(features).cpu(), world.sum(logits).cpu()
 
 
 def load_best(checkpoint: Checkpoint, world: World) -> Classifier:
@@ -71,3 +73,17 @@ def load_best(checkpoint: Checkpoint, world: World) -> Classifier:
     model = Classifier(len(checkpoint.classes))
     model.load_state_dict(checkpoint.best)
     return model.to(memory_format=torch.channels_last).to(world.device).eval()
+
+
+def evaluate(options: Options, state: Checkpoint) -> None:
+    """Measure the best epoch of a checkpoint, on its validation photos or in another folder."""
+    names = state.photos["val"]
+    if options.data_dir.resolve() != Path(state.arguments["data_dir"]).resolve():
+        names = folders.find_labelled(options.data_dir, state.classes)
+    world = World.start(options.device)
+    photos = dataset.open_labelled(options.data_dir, names, state.classes, device=world.device)
+    best = load_best(state, world)
+    _, logits = predict(best, photos, world, RECIPES[options.recipe])
+    world.stop()
+    if world.rank == 0:
+        print(report.report_evaluation(options.output, state, best, photos, logits))

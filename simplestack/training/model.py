@@ -76,25 +76,10 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Fit the head to features, N×512, and N class indices; return its logits, N×C.
 
-        This is multinomial logistic regression with L2 regularisation, solved to its optimum by
-        L-BFGS, without randomness. Fine-tuning from there distorts the features less (Kumar et
-        al. 2022, "Fine-Tuning can Distort Pretrained Features").
+        Fine-tuning from there distorts the features less (Kumar et al. 2022, "Fine-Tuning can
+        Distort Pretrained Features").
         """
-        head = nn.Linear(features.shape[1], self.resnet.fc.out_features)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        optimizer = torch.optim.LBFGS(
-            head.parameters(), max_iter=PROBE_STEPS, line_search_fn="strong_wolfe"
-        )
-
-        def closure() -> float:
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(head(features), targets, class_weights)
-            loss = loss + PROBE_L2 * head.weight.square().sum()
-            loss.backward()
-            return loss.item()
-
-        optimizer.step(closure)
+        head = fit_head(features, targets, self.resnet.fc.out_features, class_weights)
         self.resnet.fc.load_state_dict(head.state_dict())
         return cast(Tensor, head(features)).detach()
 
@@ -113,6 +98,32 @@ class Classifier(nn.Module):
         for stage in self._stages()[self.frozen_stages :]:
             x = stage(x)
         return x
+
+
+def fit_head(
+    features: Tensor, targets: Tensor, classes: int, class_weights: Tensor | None = None
+) -> nn.Linear:
+    """Return a head that is fitted to features, N×512, and N class indices.
+
+    This is multinomial logistic regression with L2 regularisation, solved to its optimum by
+    L-BFGS, without randomness.
+    """
+    head = nn.Linear(features.shape[1], classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=PROBE_STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(head(features), targets, class_weights)
+        loss = loss + PROBE_L2 * head.weight.square().sum()
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
+    return head
 
 
 def foreign_weights() -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from simplestack.serving.errors import StackError, printable
-from simplestack.training import dataset, figures
+from simplestack.training import dataset, figures, suspects
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.console import name_epoch
 from simplestack.training.dataset import Photos
@@ -36,6 +36,7 @@ TEMPLATES = jinja2.Environment(
 TEMPLATES.filters["percent"] = "{:.1%}".format
 TEMPLATES.globals |= {"width": figures.WIDTH, "height": figures.HEIGHT, "margin": figures.MARGIN}
 TEMPLATES.globals |= {"matrix": MATRIX, "few": FEW, "sure": figures.SURE, "listed": LISTED}
+TEMPLATES.globals["alike"] = suspects.ALIKE
 
 
 def report_folder(path: Path) -> Path:
@@ -100,6 +101,7 @@ def write_report(
     val: Photos,
     logits: Tensor,
     *,
+    suspicious: dict[str, Any] | None = None,
     folder: Path | None = None,
     on: str = "",
 ) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def write_report(
 
     `model` is that of the best epoch, `logits`, N×C, are its answers to the photos: to those for
     validation, or to any others of its classes. The files go beside the checkpoint, at `path`, or
-    into `folder`. `on` names the device of the training.
+    into `folder`. `suspicious` is what `suspects` has found; `on` names the device of the training.
     """
     folder, classes = folder or report_folder(path), checkpoint.classes
     probabilities = logits.softmax(1)
@@ -129,6 +131,7 @@ def write_report(
         confusions=confusions(metrics),
         charts=[figures.chart(checkpoint, name) for name in ("accuracy", "loss") if curves],
         figures=figures.worst_photos(model, classes, val, probabilities),
+        suspicious=suspicious,
         skipped=read_skipped(folder),
         command=command(checkpoint.arguments),
         duration=timedelta(seconds=round(sum(row["seconds"] for row in checkpoint.history))),

@@ -218,7 +218,8 @@ def test_an_unlike_photo_says_so_before_anything_else(own_page, photo, noise):
     own_page.keyboard.press("Enter")
     expect(own_page.locator(".card canvas")).to_have_count(2, timeout=20_000)
     expect(own_page.locator("#model")).to_contain_text("(as it says of 1 of the validation photos)")
-    like, unlike = (own_page.locator(".card div", has_text=x.name) for x in (photo, noise))
+    cards = own_page.locator(".card:has(h2)")  # the others have waited for the token
+    like, unlike = (cards.filter(has_text=x.name) for x in (photo, noise))
     expect(like.locator("h2")).to_have_text(re.compile("^(Fourmis d’été|蜜蜂)$"))
     expect(unlike.locator("h2")).to_have_text("This doesn't look like anything it learned from.")
     expect(unlike).to_contain_text(re.compile("If it must be one: (Fourmis d’été|蜜蜂)"))

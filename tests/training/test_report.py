@@ -26,7 +26,7 @@ from playwright.sync_api import Browser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simplestack.serving.errors import StackError
-from simplestack.training import checkpoint, dataset, report
+from simplestack.training import checkpoint, dataset, report, suspects
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
@@ -248,8 +248,31 @@ def test_no_list_is_left_if_nothing_is_skipped(
 
 def test_a_page_without_wrong_photos_says_so(tuned: Path) -> None:
     page = (tuned.parent / "a" / "report.html").read_text()
-    assert "<figure>" not in page
+    assert "<figure>" not in section(page, "The photos it got most wrong or was least sure of")
     assert "with a probability of at least 90%" in page
+
+
+def section(page: str, heading: str) -> str:
+    """Return what stands below a heading."""
+    return page.partition(f"<h2>{heading}</h2>")[2].partition("<h2>")[0]
+
+
+def test_suspicious_photos_are_shown_or_it_is_said_that_there_are_none(page: str) -> None:
+    assert "There are none." in section(page, "Photos that may have the wrong label")
+    shown = section(page, "Near-duplicates")  # the pictures have one colour each
+    assert len(re.findall("<figure><img.*><img.*>", shown)) == suspects.SHOWN_PAIRS
+    assert re.search(r"The first 12 of \d+:", shown)
+    assert re.search(r"<figcaption>\S+ and \S+: similarity (1.00|0.9\d)", shown)
+    assert "at random" not in shown
+
+
+def test_after_a_resumed_run_suspicious_photos_are_shown_too(
+    tmp_path: Path, report_path: Path
+) -> None:
+    path, first = tmp_path / "a.ckpt", report_path.parent.with_suffix(".ckpt")
+    run_training("-c", first, "--output", path, "--epochs", 1, "--device", "cpu")
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "<figure>" in section(page, "Near-duplicates")
 
 
 def test_other_photos_are_reported_into_a_folder_of_their_own(

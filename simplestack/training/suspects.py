@@ -1,0 +1,108 @@
+"""Photos to look at again: those that may have the wrong label, and near-duplicates."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from simplestack.training.dataset import Photos
+from simplestack.training.figures import jpeg
+from simplestack.training.model import fit_head
+
+NEIGHBOURS, FOLDS = 5, 5
+ALIKE = 0.88  # cosine of the features: 95 % of mirrored, cropped or smaller copies have more
+SHOWN_LABELS, SHOWN_PAIRS = 20, 12
+MOST = 20_000  # photos that are compared with each other: of more, some at random
+CHUNK = 1000  # photos; has no influence on the result
+
+
+class Comparison(NamedTuple):
+    """How similar N photos are to each other."""
+
+    neighbours: Tensor  # N×K indices of the most similar photos, the most similar first
+    pairs: list[tuple[float, int, int]]  # the most similar near-duplicates, and their similarity
+    total: int  # of all near-duplicates
+
+
+def find(features: Tensor, *parts: Photos) -> dict[str, Any]:
+    """Return captions and images of suspicious photos, given the inputs of the head, N×512.
+
+    `parts` has the same N photos, in the same order, for training and for validation.
+    """
+    classes, names = parts[0].classes, [name for photos in parts for name in photos.names]
+    some = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:MOST].sort()[0]
+    photos = Photos(parts[0].data_dir, [names[i] for i in some], classes, whole=False)
+    compared = compare(features[some])
+    probabilities = cross_validate(features[some], photos.labels, len(classes))
+
+    def figure(caption: str, *indices: int) -> dict[str, Any]:
+        return {"caption": caption, "images": [jpeg(np.asarray(photos[i])) for i in indices]}
+
+    wrong = wrong_labels(compared.neighbours, photos.labels, probabilities)
+    nearest = compared.neighbours[:, 0].tolist()
+    return {
+        "photos": len(names),
+        "compared": len(photos),
+        "wrong": len(wrong),
+        "wrong_labels": [
+            figure(
+                f"{photos.names[i]}: {classes[photos.labels[i]]}, looks like"
+                f" {classes[probabilities[i].argmax()]}. The most similar photo:"
+                f" {photos.names[nearest[i]]}",
+                *(i, nearest[i]),
+            )
+            for i in wrong[:SHOWN_LABELS]
+        ],
+        "near": compared.total,
+        "near_duplicates": [
+            figure(f"{photos.names[i]} and {photos.names[j]}: similarity {similarity:.2f}", i, j)
+            for similarity, i, j in compared.pairs
+        ],
+    }
+
+
+def compare(features: Tensor) -> Comparison:
+    """Compare N×512 features, each with all others, by the cosine."""
+    features = torch.nn.functional.normalize(features)
+    order = torch.arange(len(features))
+    neighbours, pairs, count = [], [], 0
+    bar = tqdm(order.split(CHUNK), desc="comparing photos", leave=False, disable=None)
+    for chunk in bar:
+        cosines = features[chunk] @ features.T
+        cosines[order[: len(chunk)], chunk] = -1  # with itself
+        neighbours.append(cosines.topk(min(NEIGHBOURS, len(features) - 1)).indices)
+        cosines[chunk[:, None] >= order] = -1  # each pair once
+        count += int((cosines >= ALIKE).sum())
+        values, places = cosines.flatten().topk(min(SHOWN_PAIRS, cosines.numel()))
+        rows, columns = chunk[places // len(features)], places % len(features)
+        found = zip(values.tolist(), rows.tolist(), columns.tolist(), strict=True)
+        pairs += [pair for pair in found if pair[0] >= ALIKE]
+    return Comparison(torch.cat(neighbours), sorted(pairs, reverse=True)[:SHOWN_PAIRS], count)
+
+
+def cross_validate(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the probabilities, N×C, of heads that were fitted without the photo in question."""
+    fold = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % FOLDS
+    probabilities = torch.zeros(len(labels), classes)
+    for k in tqdm(range(FOLDS), desc="looking for wrong labels", leave=False, disable=None):
+        inside = fold == k
+        head = fit_head(features[~inside], labels[~inside], classes)
+        with torch.inference_mode():
+            probabilities[inside] = head(features[inside]).softmax(1)
+    return probabilities
+
+
+def wrong_labels(neighbours: Tensor, labels: Tensor, probabilities: Tensor) -> list[int]:
+    """Return the photos whose label is doubted by both, by most of their neighbours and by a head.
+
+    `neighbours` are N×K indices, `probabilities` N×C. Those whose label is the least probable come
+    first. A class with too few photos to be most of somebody's neighbours is not judged.
+    """
+    of_label = probabilities.gather(1, labels[:, None])[:, 0]
+    others = (labels[neighbours] != labels[:, None]).float().mean(1)
+    judged = labels.bincount(minlength=probabilities.shape[1])[labels] > NEIGHBOURS
+    doubted = judged & (others > 0.5) & (probabilities.argmax(1) != labels)  # noqa: PLR2004
+    found = np.flatnonzero(doubted.numpy())
+    return sorted(found.tolist(), key=lambda i: float(of_label[i]))
