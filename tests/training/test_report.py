@@ -250,6 +250,7 @@ def test_a_page_without_wrong_photos_says_so(tuned: Path) -> None:
     page = (tuned.parent / "a" / "report.html").read_text()
     assert "<figure>" not in section(page, "The photos it got most wrong or was least sure of")
     assert "with a probability of at least 90%" in page
+    assert "There are none." in section(page, "Photos that may have the wrong label")
 
 
 def section(page: str, heading: str) -> str:
@@ -257,8 +258,10 @@ def section(page: str, heading: str) -> str:
     return page.partition(f"<h2>{heading}</h2>")[2].partition("<h2>")[0]
 
 
-def test_suspicious_photos_are_shown_or_it_is_said_that_there_are_none(page: str) -> None:
-    assert "There are none." in section(page, "Photos that may have the wrong label")
+def test_suspicious_photos_are_shown(page: str) -> None:
+    wrong = section(page, "Photos that may have the wrong label")
+    (caption,) = re.findall("<figcaption>(.*)</figcaption>", wrong)
+    assert caption.startswith("val/ants/wrong.png: ants, looks like bees. The most similar photo: ")
     shown = section(page, "Near-duplicates")  # the pictures have one colour each
     assert len(re.findall("<figure><img.*><img.*>", shown)) == suspects.SHOWN_PAIRS
     assert re.search(r"The first 12 of \d+:", shown)
