@@ -2,6 +2,7 @@
 
     pip install --target bench/others fastapi litserve uvicorn
     python -m bench.serve saved_models/NAME.ckpt | tee bench/results/serve.txt
+    python -m bench.serve saved_models/NAME.ckpt --former NAME:TAG   # what a change of ours costs
 
 (and wrk, the load generator, from your system). The contenders serve the same weights with the same
 number of workers: FastAPI and LitServe with torch, as their introductions have it; FastAPI with the
@@ -35,6 +36,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+import bentoml
 import numpy as np
 import requests
 import torch
@@ -146,6 +148,7 @@ class Contender:
     name: str
     command: str
     program: str = ""  # app.py
+    saved_path: Path | None = None  # of a Bento
     ready: str = "/predict"  # answers, if only with an error, once it is ready
     form: bool = False  # wants the picture in a form
     url: str = ""
@@ -155,7 +158,7 @@ class Contender:
     memory: float = 0  # MB of all its processes, shared pages counted once
 
 
-def contenders(path: Path, saved_path: Path, workers: int) -> list[Contender]:
+def contenders(path: Path, saved_path: Path, workers: int, former: Path | None) -> list[Contender]:
     """Name who takes part."""
     state = checkpoint.load(path)
     (packed,) = saved_path.glob("models/*/*/model.onnx")
@@ -167,14 +170,19 @@ def contenders(path: Path, saved_path: Path, workers: int) -> list[Contender]:
         "workers": workers,
         "python": sys.executable,
     }
-    dockerfile = (saved_path / "Dockerfile").read_text()
-    start = f"cd {saved_path} && {dockerfile.rpartition('CMD ')[2].strip()}"
     return [
         _contender("FastAPI + torch", UVICORN, FASTAPI_TORCH, known),
         _contender("LitServe + torch", "{python} app.py", LITSERVE_TORCH, known, form=True),
         _contender("FastAPI + ONNX", UVICORN, FASTAPI_ONNX, known),
-        Contender("this stack", start, ready="/readyz", url=_url(), workers=1),
+        *([_bento("this stack before", former)] if former else []),
+        _bento("this stack", saved_path),
     ]
+
+
+def _bento(name: str, saved_path: Path) -> Contender:
+    dockerfile = (saved_path / "Dockerfile").read_text()
+    start = f"cd {saved_path} && {dockerfile.rpartition('CMD ')[2].strip()}"
+    return Contender(name, start, saved_path=saved_path, ready="/readyz", url=_url())
 
 
 def _contender(
@@ -197,12 +205,12 @@ def _url() -> str:
 
 
 @contextmanager
-def served(contender: Contender, saved_path: Path) -> Iterator[None]:
+def served(contender: Contender) -> Iterator[None]:
     """Start a contender, wait until it answers, and stop it in the end."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "BENTO_PATH": str(saved_path),
+        "BENTO_PATH": str(contender.saved_path or ""),
         "PORT": contender.url.rpartition(":")[2],
         "WEB_CONCURRENCY": str(contender.workers),
     }
@@ -453,6 +461,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Race the packed service against others.")
     parser.add_argument("checkpoint", type=Path, help="that was packed last")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
+    parser.add_argument("--former", help="another Bento of this stack, to take part, too")
     parser.add_argument("--workers", type=int, default=2, help="of each other (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--seconds", type=int, default=5, help="of each turn (default: 5)")
@@ -467,13 +476,14 @@ def main() -> None:
         f"{args.workers} workers each, this stack one;"
         f" wrk, {args.rounds} rounds of {args.seconds} s\n"
     )
-    field = contenders(args.checkpoint, saved_path, args.workers)
+    former = Path(bentoml.get(args.former).path) if args.former else None
+    field = contenders(args.checkpoint, saved_path, args.workers, former)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         all_photos, one = Path(folder, "all"), Path(folder, "one")
         all_photos.write_text("".join(f"{path.resolve()}\n" for path in paths))
         one.write_text(next(f"{p.resolve()}\n" for p in paths if max(Image.open(p).size) == SIDE))
         for contender in field:
-            stack.enter_context(served(contender, saved_path))
+            stack.enter_context(served(contender))
         ceiling = Ceiling(saved_path, paths)
         race(field, ceiling, (all_photos, one), args.rounds, args.seconds)
         otherwise(field[-1], ceiling, all_photos, args.seconds)
