@@ -214,8 +214,8 @@ def served(contender: Contender) -> Iterator[None]:
         "PORT": contender.url.rpartition(":")[2],
         "WEB_CONCURRENCY": str(contender.workers),
     }
-    if not contender.program:  # the memory allocator's settings, as the container has them
-        dockerfile = (saved_path / "Dockerfile").read_text()
+    if contender.saved_path:  # the memory allocator's settings, as the container has them
+        dockerfile = (contender.saved_path / "Dockerfile").read_text()
         environment |= dict(re.findall(r"^ARG (MALLOC_\w+)=(\w+)$", dockerfile, re.MULTILINE))
     if contender.program:
         environment["PYTHONPATH"] = f"{OTHERS}:{BENCH.parent}"
