@@ -24,6 +24,7 @@ from PIL import Image
 
 import saveToBento
 from bench import machine
+from simplestack.packing.similarity import PERCENTILE, ROWS
 from simplestack.serving import images
 from simplestack.serving.container import cores
 from simplestack.serving.images import Photo
@@ -39,17 +40,15 @@ from simplestack.training.recipes import RECIPES
 # centipedes, and insects from tiger beetles to lycaenid butterflies. Bees and ants aren't in it.
 RELATED = [(1770081, 1784675), (2165105, 2206855), (2226429, 2281787)]
 ANTS_AND_BEES = (2206856, 2226428)
-PERCENTILES = (1, 2, 3, 4, 5, 10)
-PERCENTILE = 5  # of the training photos' similarities: the threshold
+PERCENTILES = (1, 2, 3, 4, PERCENTILE, 5, 10)
 TPR = 95  # percent of the validation photos, that pass the threshold of the usual comparison
 BOOTSTRAPS = 1000
 SPLITS = 50  # of training and validation photos, at random
-ALIKE = (0.9, 0.85, 0.8)  # cosine similarities, from which two photos may be near-duplicates
+ALIKE = (0.88, 0.85, 0.8)  # cosine similarities, from which two photos may be near-duplicates
 FEW = (1, 2, 5, 10, 20, 50)  # training photos of each class
 DRAWS = 100  # of so few
 SMALLEST_CROP = RECIPES["lp-ft"].smallest_crop
 CROPS = 4  # random ones of each training photo
-ROWS = 2048  # of the bank, at most
 WINDOWS = 82  # of each training photo: a bank of 20,000 rows
 Array = NDArray[Any]  # of floating-point numbers
 Indices = NDArray[np.int64]
@@ -295,7 +294,7 @@ def thresholds(score: Three, related: Mask) -> None:
     for percentile in PERCENTILES:
         threshold = np.percentile(score.train, percentile)
         passed = passing(score, threshold, related)
-        print(f"percentile {percentile:2}: {threshold:.3f} {passed}", flush=True)
+        print(f"percentile {percentile:3g}: {threshold:.3f} {passed}", flush=True)
 
 
 # --- banks of fewer rows ---
@@ -465,7 +464,7 @@ def random_splits(raw: Three, *labels: Indices) -> None:
         for i, percentile in enumerate(PERCENTILES, 1):
             j = i + len(PERCENTILES)
             print(
-                f"percentile {percentile:2}: {100 * mean[i]:5.1f} ± {100 * spread[i]:.1f} % of the"
+                f"percentile {percentile:3g}: {100 * mean[i]:5.1f} ± {100 * spread[i]:.1f} % of the"
                 f" validation photos, {100 * mean[j]:4.1f} ± {100 * spread[j]:.1f} % of the others",
                 flush=True,
             )
