@@ -47,6 +47,8 @@ def test_each_photo_of_a_folder_is_a_row(folder):
     assert paths == [str(folder / name) for name in ("a/2.JPG", "a/x/1.jpeg", "b.jpg")]
     assert all(row["label"] in {"ants", "bees"} for row in rows(result.stdout))
     assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows(result.stdout))
+    assert all(0 <= float(row["similarity"]) <= 1 for row in rows(result.stdout))
+    assert {row["unlike"] for row in rows(result.stdout)} == {""}  # too few training photos
 
 
 def test_a_photo_that_is_named_twice_is_one_row(folder):

@@ -36,7 +36,8 @@ def test_a_prediction_is_one_line_of_the_log(server, photo):
     url, process = server
     answer = post(url, photo.read_bytes())
     record = logged(process, answer)
-    assert record["label"] == answer.json()["label"]
+    for key in ("label", "similarity", "unlike"):
+        assert record[key] == answer.json()[key]
     assert record["bytes"] == photo.stat().st_size
     assert record["ms"] > record["decode_ms"] + record["inference_ms"] > 0
 
