@@ -26,8 +26,8 @@ ALIKE = 0.99  # the threshold from which the network can't tell photos apart
 def choose(names: list[str], classes: list[str]) -> list[str]:
     """Return the training photos for the bank: of too many some at random, of each class alike."""
     of_class = defaultdict(list)
-    for name in np.random.default_rng(0).permutation(names).tolist():
-        of_class[class_of(name, classes)].append(name)
+    for i in np.random.default_rng(0).permutation(len(names)):
+        of_class[class_of(names[i], classes)].append(names[i])
     by_turns = itertools.chain(*itertools.zip_longest(*of_class.values()))
     return [name for name in by_turns if name][: max(ROWS, len(classes))]
 
