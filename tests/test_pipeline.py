@@ -121,7 +121,7 @@ def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tm
     (copy / ".venv").symlink_to(BIN.parent)
     output = make_run(copy)
     assert "DEMONSTRATION ONLY" in output
-    assert re.search(r'00\.jpg → {"label": ?"(ants|bees)"', output), output
+    assert re.search(r'val/bees/\d+\.jpg → {"label": ?"(ants|bees)"', output), output
     assert re.search(r"accuracy: [01]\.\d{4}, \d+ of \d+ validation photos", output)
     assert "report: saved_models/sample/report.html" in output
     assert "Next:" not in output
