@@ -6,6 +6,7 @@
 `python saveToBento.py` packs it with the model. It must not import torch, which isn't deployed.
 """
 
+import operator
 import os
 import sys
 from functools import cache
@@ -84,13 +85,25 @@ class PhotoClassifier:
         With `?explain=1` also the label's class activation map, 7×7 over the middle square of the
         picture: how much each place spoke for it. Its mean is the logit.
         """
-        with timed(ctx.request.state, "inference"):
+        return to_json(self.answer(image, ctx))
+
+    @bentoml.api
+    def classify(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:
+        """Return labels and their scores, the best first, as Hugging Face's clients expect."""
+        said = self.answer(image, ctx)["probabilities"].items()
+        best = sorted(said, key=operator.itemgetter(1), reverse=True)
+        return to_json([{"label": label, "score": score} for label, score in best])
+
+    def answer(self, image: Image, ctx: bentoml.Context) -> dict[str, Any]:
+        """Run the model on a request's image, 224×224 RGB; log what it says."""
+        request = ctx.request
+        with timed(request.state, "inference"):
             outputs = logits, maps, _ = self.model(np.asarray(image)[None])
-        said = answer(about(), outputs)
-        if ctx.request.query_params.get("explain") == "1":
+        said = answer(about(), outputs, int(request.query_params.get("top_k", 0)))
+        if request.query_params.get("explain") == "1":
             said["map"] = rounded(maps[0, logits[0].argmax()])
-        ctx.request.state.record |= {key: said[key] for key in ("label", "similarity", "unlike")}
-        return to_json(said)
+        request.state.record |= {key: said[key] for key in ("label", "similarity", "unlike")}
+        return said
 
 
 @cache
@@ -109,5 +122,5 @@ service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
 service.add_asgi_middleware(site.cors)
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
 service.add_asgi_middleware(site.closed)
-service.add_asgi_middleware(Gate, path=site.PREDICT, cores=cores())
+service.add_asgi_middleware(Gate, cores=cores())
 service.mount_asgi_app(site.site(about, packed))

@@ -57,19 +57,21 @@ class OnnxModel:
         return cast(Outputs, tuple(self.session.run(None, {"photos": photos})))
 
 
-def answer(about: dict[str, Any], outputs: Outputs) -> dict[str, Any]:
+def answer(about: dict[str, Any], outputs: Outputs, top_k: int | None = None) -> dict[str, Any]:
     """Return what the outputs for one photo say, and whether it is unlike those of training.
 
-    `about` is the metadata of the model. If it has no threshold for that, the answer is None.
+    `about` is the metadata of the model. If it has no threshold for that, the answer is None. With
+    `top_k`, at least 1, only so many classes are named, the most probable first.
     """
     (logits,), _, similarities = outputs
     classes, limit = about["classes"], about["unlike"].get("threshold")
     probabilities, (similarity,) = rounded(softmax(logits)), rounded(similarities.clip(0, 1))
-    best = int(logits.argmax())
+    best = (-logits).argsort(kind="stable").tolist()
+    named = best[:top_k] if top_k else range(len(classes))
     return {
-        "label": classes[best],
-        "confidence": probabilities[best],
-        "probabilities": dict(zip(classes, probabilities, strict=True)),
+        "label": classes[best[0]],
+        "confidence": probabilities[best[0]],
+        "probabilities": {classes[i]: probabilities[i] for i in named},
         "similarity": similarity,
         "unlike": None if limit is None else similarity < limit,
     }

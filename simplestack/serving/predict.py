@@ -1,4 +1,4 @@
-"""The gate in front of BentoML's /predict: it decodes pictures, and answers everything else.
+"""The gate in front of BentoML's APIs: it decodes pictures, and answers everything else.
 
 BentoML 1.4 downloads a URL that is sent as the body of an image API, and answers 500 to most
 things that are no image. Here, it gets nothing but a form with a 224×224 PPM picture.
@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simplestack.serving import errors, images, settings
 from simplestack.serving.decoders import Decoders
-from simplestack.serving.forms import image_of
+from simplestack.serving.forms import NO_TOP_K, TOP_K, image_of, inputs_of, is_json
+from simplestack.serving.site import CLASSIFY, PREDICT
 from simplestack.serving.telemetry import timed
 
 BUSY = "Too many requests at once: try again in a second."
@@ -29,25 +30,29 @@ FORM = (
 
 
 class Gate:
-    """ASGI middleware around /predict. Raises an HttpError for what it doesn't forward."""
+    """ASGI middleware around the APIs. Raises an HttpError for what it doesn't forward."""
 
-    def __init__(self, app: ASGIApp, path: str, cores: int) -> None:
-        self.app, self.path, self.settings = app, path, settings.read()
+    def __init__(self, app: ASGIApp, cores: int) -> None:
+        self.app, self.settings = app, settings.read()
         self.decoders = Decoders(self.settings, cores)
         self.in_flight = asyncio.Semaphore(self.settings.max_requests)  # with a complete body
         self.buffered = 0  # bytes of all bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the picture in a request to `path`, and other requests as they are."""
+        """Forward the picture in a request to an API, and other requests as they are."""
         if scope["type"] == "lifespan":
             async with self.decoders:
                 return await self.app(scope, receive, send)
-        if scope["type"] != "http" or scope["path"] != self.path:
+        if scope["type"] != "http" or scope["path"] not in {PREDICT, CLASSIFY}:
             return await self.app(scope, receive, send)
         request = Request(scope, receive)
         try:
             async with asyncio.timeout(self.settings.timeout), self.body(request) as body:
-                image = await image_of(request, body)
+                if scope["path"] == CLASSIFY and is_json(request):
+                    image, query = inputs_of(body)
+                    scope = {**scope, "query_string": query}
+                else:
+                    image = await image_of(request, body)
                 if self.in_flight.locked():
                     raise errors.BusyError(BUSY)
                 async with self.in_flight:
@@ -65,7 +70,7 @@ class Gate:
     def refusal(self, request: Request) -> errors.HttpError | None:
         """Return what is wrong with a request, as far as its head tells."""
         if request.method != "POST":
-            return errors.MethodNotAllowedError(f"Use POST for {self.path}, with an image.")
+            return errors.MethodNotAllowedError(f"Use POST for {request.url.path}, with an image.")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.encode("latin-1"), self.settings.api_token.encode())
         if self.settings.api_token and not (right and scheme.lower() == "bearer"):
@@ -74,6 +79,8 @@ class Gate:
             )
         if request.query_params.get("explain", "0") not in {"0", "1"}:
             return errors.HttpError("explain is neither 0 nor 1.")
+        if not TOP_K.fullmatch(request.query_params.get("top_k", "1")):
+            return errors.HttpError(NO_TOP_K)
         if int(request.headers.get("content-length", 0)) > self.settings.max_bytes:
             return self.too_large()
         return None

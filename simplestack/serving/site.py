@@ -19,9 +19,11 @@ from simplestack.serving import settings, telemetry
 from simplestack.serving.errors import NotFoundError
 from simplestack.serving.handlers import REFUSALS, JsonLine
 
-PREDICT = "/predict"
+PREDICT, CLASSIFY = "/predict", "/classify"
+DESCRIPTIONS = "/docs.json", "/openapi.json"
 EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if they are packed
-PATHS = {PREDICT, "/", "/docs", "/docs.json", "/model.json", *(f"/{name}" for name in EXAMPLES)}
+PATHS = {PREDICT, CLASSIFY, "/", "/docs", *DESCRIPTIONS, "/model.json"}
+PATHS |= {f"/{name}" for name in EXAMPLES}
 PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
 BENTOMLS = re.compile("/schema.json|/static_content/.*")  # for its own client, and for /docs
 HERE = Path(__file__).parent
@@ -98,7 +100,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
         routes=[
             Route("/", page(index, strict)),
             Route("/docs", page(docs, swagger)),
-            Route("/docs.json", document),
+            *(Route(path, document) for path in DESCRIPTIONS),
             Route("/model.json", model),
             Route("/metrics", telemetry.metrics),
             *(Route(f"/{name}", example(name)) for name in EXAMPLES),
@@ -113,14 +115,15 @@ def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
     """Describe the API for some classes; with a `token`, where one is asked for."""
     document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text())
     document["info"]["title"] = f"{' or '.join(classes).capitalize()}?"
-    prediction = document["components"]["schemas"]["Prediction"]["properties"]
-    prediction["label"]["enum"] = classes
-    prediction["probabilities"]["required"] = classes
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    prediction = schemas["Prediction"]["properties"]
+    for schema in (prediction, schemas["Score"]["properties"]):
+        schema["label"]["enum"] = classes
     prediction["probabilities"]["properties"] = dict.fromkeys(classes, prediction["confidence"])
     if not token:
         del document["components"]["securitySchemes"]
-        del document["paths"][PREDICT]["post"]["security"]
-        del document["paths"][PREDICT]["post"]["responses"]["401"]
+        for path in (PREDICT, CLASSIFY):
+            del paths[path]["post"]["security"], paths[path]["post"]["responses"]["401"]
     return document
 
 

@@ -87,6 +87,23 @@ def test_explain_can_be_switched_off(url, photo):
     check_answer(post(url, photo.read_bytes(), params={"explain": "0"}).json())
 
 
+def test_top_k_names_so_many_classes_the_best_first(url, photo):
+    answer = post(url, photo.read_bytes()).json()
+    best = post(url, photo.read_bytes(), params={"top_k": 1}).json()
+    assert best == {**answer, "probabilities": {answer["label"]: answer["confidence"]}}
+    both = post(url, photo.read_bytes(), params={"top_k": 9}).json()["probabilities"]
+    assert list(both) == sorted(both, key=both.get, reverse=True)
+    assert both == answer["probabilities"]
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "", "many", "1.5", "1e3", "٣", "1234567"])
+def test_top_k_is_not_guessed(url, photo, top_k):
+    for path in ("predict", "classify"):
+        response = send("POST", f"{url}/{path}", data=photo.read_bytes(), params={"top_k": top_k})
+        assert response.status_code == 400
+        assert "top_k is not a number" in response.json()["error"]
+
+
 @pytest.mark.parametrize("explain", ["perhaps", "", "true", "2"])
 def test_explain_is_not_guessed(url, photo, explain):
     response = post(url, photo.read_bytes(), params={"explain": explain})
