@@ -66,9 +66,7 @@ class Classifier(nn.Module):
         fc, positions = self.resnet.fc, self._body(self.frozen(photos))
         maps = nn.functional.conv2d(positions, fc.weight[:, :, None, None], fc.bias)
         features = positions.mean((2, 3))
-        length = (
-            features.square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
-        )  # so that it is never 0 / 0
+        length = features.square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)  # never 0 / 0
         return maps.mean((2, 3)), maps, features / length
 
     def fit_linear_probe(
