@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             file, metadata = export_model(state, data_dir, Path(folder), with_examples=shown)
             metadata["checkpoint_sha256"] = labels["checkpoint"]
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
+            onnx_export.describe(file, metadata)
             print("building the Bento …")
             packed = build.build_bento(name, file, metadata, labels)
     show(packed, state, data_dir)
@@ -187,7 +188,8 @@ def export_model(
 
 def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Predict one photo with the packed service; print where it is and how to serve it."""
-    metadata: dict[str, Any] = dict(build.model_of(packed).info.metadata)
+    stored = build.model_of(packed)
+    metadata: dict[str, Any] = dict(stored.info.metadata)
     photo = data_dir / state.photos["val"][-1]
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
@@ -207,6 +209,7 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
         f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
         f" the same answer to {metadata['same_answers']} of {count} photos"
         f"\n{told}\n{name} → {answer}"
+        f"\nONNX file: {Path(stored.path_of('model.onnx')).absolute()}"
         f"\ntag: {packed.tag}\nsaved path: {saved_path}"
     )
     simplestack.print_next(

@@ -83,16 +83,17 @@ def copy_served(folder: Path) -> None:
 
 
 def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
-    """Return the Bento that was packed last, of a name, or from a checkpoint with a SHA-256.
+    """Return the Bento that was packed last, of a name or tag, or from a checkpoint with a SHA-256.
 
     Raises StackError if there is none.
     """
+    name = name.removesuffix(":latest")
     bentos = [
         bento
         for bento in bentoml.list()
         if (packed := bento.info.labels.get("checkpoint"))
         and checkpoint in {"", packed}
-        and name in {"", bento.tag.name}
+        and name in {"", bento.tag.name, str(bento.tag)}
     ]
     if not bentos:
         called = f" called {name}" if name else ""
