@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bentoml
+
 from simplestack.packing import build
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
@@ -13,20 +15,27 @@ Row = dict[str, Any]
 """The path of a photo, with an answer as from /predict or else with an error."""
 
 
-def load(name: str = "") -> Callable[[Path], Row]:
-    """Return a function that answers a photo with the service of a name, else with the latest.
+def find(name: str = "") -> tuple[bentoml.Bento, bentoml.Model, dict[str, Any]]:
+    """Return the service of a name or tag, else the latest; its model, and what is known about it.
 
-    Threads can share it. Raises StackError if there is none, its model is damaged, or this code
-    would not answer as the service does.
+    Raises StackError if there is none, its model is damaged, or it was packed with other code.
     """
     bento = build.latest(name)
     if bento.info.labels.get("code") != build.hash_code():
         raise StackError(f"{bento.tag} has other code than is here: python saveToBento.py")
     stored = build.model_of(bento)
-    file = stored.path_of("model.onnx")
     about: dict[str, Any] = dict(stored.info.metadata)
-    verify(file, about, stored.info.labels["sha256"])
-    model = OnnxModel(file)
+    verify(stored.path_of("model.onnx"), about, stored.info.labels["sha256"])
+    return bento, stored, about
+
+
+def load(name: str = "") -> Callable[[Path], Row]:
+    """Return a function that answers a photo with the service of a name, else with the latest.
+
+    Threads can share it. Raises StackError as `find` does.
+    """
+    _, stored, about = find(name)
+    model = OnnxModel(stored.path_of("model.onnx"))
 
     def answer_photo(path: Path) -> Row:
         try:

@@ -70,7 +70,7 @@ Photo = NDArray[np.uint8]
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an encoded image, without decoding its pixels. Raises HttpError."""
     if not data:
-        raise BadImageError("There is no image: this is empty.")
+        raise BadImageError(kinds.EMPTY)
     if kinds.is_text(data):
         raise kinds.refusal(data)
     try:
@@ -79,9 +79,9 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
         raise _why(error, kinds.refusal(data)) from error
     if image.width * image.height > max_pixels * _scale(image) ** 2:
+        million = f"{max_pixels / 1e6:g}"
         raise TooManyPixelsError(
-            f"The picture has {image.width}×{image.height} pixels, more than the"
-            f" {max_pixels / 1e6:g} million that are read: use a smaller one."
+            kinds.TOO_MANY_PIXELS.format(width=image.width, height=image.height, million=million)
         )
     return image
 
@@ -178,8 +178,7 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
             image.putalpha(255)  # many programs leave those bytes 0
         return _upright(_reduced(image, _factor(image, at_least)), image)
     except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
-        damaged = DamagedImageError("The image is damaged or cut off: use an undamaged file.")
-        raise _why(error, damaged) from error
+        raise _why(error, DamagedImageError(kinds.DAMAGED)) from error
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:

@@ -8,6 +8,18 @@ from simplestack.serving.errors import BadImageError, HttpError, UnsupportedForm
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # MPO opens as JPEG
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
+EMPTY = "There is no image: this is empty."
+DAMAGED = "The image is damaged or cut off: use an undamaged file."
+TOO_MANY_PIXELS = (
+    "The picture has {width}×{height} pixels, more than the {million} million that are read: use a"
+    " smaller one."
+)
+OTHER = f"This is a {{kind}} file: {USE}"
+UNKNOWN = f"This is not an image that can be read: {USE}"
+UNREADABLE = (
+    "This {kind} file can't be read: it is damaged or cut off, or of a rare kind. Save it anew, as"
+    " a JPEG or PNG."
+)
 SEND = "send the bytes of the file, as curl --data-binary @image.jpg does."
 
 # (name, offset, magic bytes) of files that people send by mistake.
@@ -17,12 +29,18 @@ OTHER_FILES = (
     ("Photoshop", 0, b"8BPS"),
     ("ICO", 0, b"\0\0\1\0"),
     ("JPEG 2000", 0, b"\0\0\0\x0cjP  "),
-    ("JPEG XL", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
-    ("video", 4, (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftyp3g")),
+    ("JPEG XL", 0, b"\xff\x0a"),
+    ("JPEG XL", 0, b"\0\0\0\x0cJXL "),
+    ("video", 4, b"ftypiso"),
+    ("video", 4, b"ftypmp4"),
+    ("video", 4, b"ftypqt"),
+    ("video", 4, b"ftyp3g"),
     ("video or sound", 4, b"ftypM4"),
     ("video", 8, b"AVI "),
     ("sound", 8, b"WAVE"),
-    ("video", 0, (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"FLV\1")),
+    ("video", 0, b"\x1aE\xdf\xa3"),
+    ("video", 0, b"\0\0\1\xba"),
+    ("video", 0, b"FLV\1"),
     ("video or sound", 0, b"OggS"),
     ("sound", 0, b"ID3"),
     ("ZIP", 0, b"PK\3\4"),
@@ -59,17 +77,14 @@ def is_text(data: bytes) -> bool:
 def refusal(data: bytes) -> HttpError:
     """Return what to tell about data that can't be opened as an image."""
     if kind := _other_file(data):
-        return UnsupportedFormatError(f"This is a {kind} file: {USE}")
+        return UnsupportedFormatError(OTHER.format(kind=kind))
     if is_text(data):
         for pattern, sentence in TEXTS:
             if re.match(pattern, data):
                 return BadImageError(sentence)
     elif kind := next(filter(lambda name: _looks_like(name, data), FORMATS), None):
-        return BadImageError(
-            f"This {kind} file can't be read: it is damaged or cut off, or of a rare kind. Save it"
-            " anew, as a JPEG or PNG."
-        )
-    return BadImageError(f"This is not an image that can be read: {USE}")
+        return BadImageError(UNREADABLE.format(kind=kind))
+    return BadImageError(UNKNOWN)
 
 
 def _other_file(data: bytes) -> str | None:

@@ -69,20 +69,15 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
     """
     index = (HERE / "web" / "index.html").read_text()
     docs = (HERE / "web" / "docs.html").read_text()
-    strict = _policy(
-        script=_hashes(index, "script"), style=_hashes(index, "style"), img="'self' blob: data:"
-    )
     # Swagger UI, which comes with BentoML, styles its elements inline.
     swagger = _policy(script="'self'", style="'self' 'unsafe-inline'", img="'self' data:")
 
     def page(html: str, policy: str) -> Callable[[Request], Response]:
-        headers = {**HEADERS, "Content-Security-Policy": policy}
+        headers = {**HEADERS, "Content-Security-Policy": f"{policy}; frame-ancestors 'none'"}
         return lambda _: HTMLResponse(html, headers=headers)
 
     def model(_: Request) -> Response:
-        said = about()  # which can't hold None
-        unlike = {"threshold": None, **said["unlike"]}
-        return JsonLine({**said, "unlike": unlike}, headers=HEADERS)
+        return JsonLine(model_json(about()), headers=HEADERS)
 
     def example(name: str) -> Callable[[Request], Response]:
         def photo(_: Request) -> Response:
@@ -98,7 +93,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
 
     app = Starlette(
         routes=[
-            Route("/", page(index, strict)),
+            Route("/", page(index, policy_for(index))),
             Route("/docs", page(docs, swagger)),
             *(Route(path, document) for path in DESCRIPTIONS),
             Route("/model.json", model),
@@ -114,7 +109,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
 def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
     """Describe the API for some classes; with a `token`, where one is asked for."""
     document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text())
-    document["info"]["title"] = f"{' or '.join(classes).capitalize()}?"
+    document["info"]["title"] = title(classes)
     schemas, paths = document["components"]["schemas"], document["paths"]
     prediction = schemas["Prediction"]["properties"]
     for schema in (prediction, schemas["Score"]["properties"]):
@@ -127,10 +122,26 @@ def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
     return document
 
 
+def model_json(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told about the model: its metadata, which can't hold None."""
+    return {**about, "unlike": {"threshold": None, **about["unlike"]}}
+
+
+def title(classes: list[str]) -> str:
+    """Return the question that a photo answers."""
+    return f"{' or '.join(classes).capitalize()}?"
+
+
+def policy_for(html: str, script: str = "") -> str:
+    """Return the Content-Security-Policy of the page: its own scripts, and what else is named."""
+    scripts = f"{_hashes(html, 'script')} {script}".strip()
+    return _policy(scripts, style=_hashes(html, "style"), img="'self' blob: data:")
+
+
 def _policy(script: str, style: str, img: str) -> str:
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src {img};"
-        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'"
     )
 
 

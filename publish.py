@@ -1,0 +1,139 @@
+"""Write public/: the page and the packed model for any static host. No photo leaves the browser.
+
+python publish.py [NAME:latest]
+python publish.py --check data/val      # and compare its answers to photos with the service's
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import simplestack
+
+if __name__ == "__main__":
+    simplestack.require("bentoml")
+    simplestack.loading("BentoML")
+
+from simplestack.packing import build, local_model, local_server, page_check
+from simplestack.serving import images, kinds, site
+from simplestack.serving.errors import StackError
+from simplestack.training import folders
+
+PUBLIC = Path("public")
+STATIC = build.PROJECT / "simplestack/packing/static"
+RUNTIME = build.PROJECT / "onnxruntime-web-1.30.0.tgz"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+NEXT = """python -m http.server --directory public    (then open http://localhost:8000/)
+
+To put it on GitHub Pages (branch gh-pages of a repository of yours):
+  git -C public init -b gh-pages
+  git -C public add . && git -C public commit -m "A page"
+  git -C public push --force https://github.com/USER/REPOSITORY gh-pages
+To put it on Hugging Face, as a static Space:
+  hf repos create USER/SPACE --type space --sdk static --exist-ok
+  hf upload USER/SPACE public . --type space"""
+PARTS = {  # of ONNX Runtime, under names that all servers know the type of
+    "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
+    "onnxruntime.wasm": "package/dist/ort-wasm-simd-threaded.wasm",
+}
+SENTENCES = ("EMPTY", "OTHER", "UNKNOWN", "UNREADABLE", "DAMAGED", "TOO_MANY_PIXELS")
+
+
+def main() -> None:
+    """Write the folder, compare its answers if asked to, and print how to put it online."""
+    parser = argparse.ArgumentParser(description="Write public/, the page without a server.")
+    parser.add_argument("tag", nargs="?", default="", help="NAME:latest (default: packed last)")
+    parser.add_argument("--check", type=Path, metavar="PHOTOS", help="ask page and service, too")
+    args = parser.parse_args()
+    bento, stored, about = local_model.find(args.tag)
+    if (PUBLIC / "index.html").exists() and not (PUBLIC / "rules.json").exists():
+        raise StackError(f"{PUBLIC} holds another page: move that away, or go to another folder")
+    fetch_runtime()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        write(Path(folder), about, stored.path_of)
+        shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
+        shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
+    if args.check:
+        page_check.compare(PUBLIC, str(bento.tag), folders.photos_in([args.check]))
+    simplestack.print_next(NEXT)
+
+
+def fetch_runtime() -> None:
+    """Get ONNX Runtime for browsers, once. Raises StackError."""
+    if not RUNTIME.exists():
+        print("fetching ONNX Runtime for browsers (33 MB) …", flush=True)
+        command = ["npm", "pack", RUNTIME.stem.replace("-1", "@1")]
+        with tempfile.TemporaryDirectory(dir=RUNTIME.parent) as folder:
+            try:
+                subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise StackError(
+                    f"{' '.join(command)} fails ({error}): install Node.js, or put what it writes"
+                    f" on another machine into {RUNTIME.parent}"
+                ) from error
+            Path(folder, RUNTIME.name).rename(RUNTIME)
+    if digest(RUNTIME.read_bytes(), "sha512") != f"sha512-{SHA512}":
+        raise StackError(f"{RUNTIME} isn't as it was published: delete it, and run this again")
+
+
+def digest(data: bytes, algorithm: str = "sha256") -> str:
+    """Return a hash as browsers check it."""
+    return f"{algorithm}-{base64.b64encode(hashlib.new(algorithm, data).digest()).decode()}"
+
+
+def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> None:
+    """Write all files; `packed` returns the path of one that is packed beside the model."""
+    shutil.copytree(STATIC, folder, dirs_exist_ok=True)
+    for name in ("model.onnx", *about["examples"]):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(packed(name), folder / name)
+    with tarfile.open(RUNTIME) as package:
+        for name, part in PARTS.items():
+            (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
+    rules = {name.lower(): getattr(kinds, name) for name in SENTENCES} | {
+        "others": [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES],
+        "svg": re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:"),
+        "resize": images.RESIZE,
+        "crop": images.CROP,
+        "max_pixels": images.MAX_PIXELS,
+        "integrity": {
+            x: digest((folder / x).read_bytes()) for x in ("model.onnx", "onnxruntime.wasm")
+        },
+    }
+    (folder / "rules.json").write_text(json.dumps(rules))
+    (folder / "model.json").write_text(json.dumps(site.model_json(about)))
+    (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))
+    readme = folder / "README.md"
+    readme.write_text(readme.read_text().replace("TITLE", json.dumps(site.title(about["classes"]))))
+    index = (build.PROJECT / "simplestack/serving/web/index.html").read_text()
+    page = re.sub(
+        "<script>.*?</script>",
+        '<script src="browser.js"></script>',
+        index,
+        count=1,
+        flags=re.DOTALL,
+    )
+    policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
+    tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    (folder / "index.html").write_text(page.replace("<head>", tag, 1))
+
+
+if __name__ == "__main__":
+    local_server.stop_like_ctrl_c()
+    try:
+        main()
+    except (StackError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
