@@ -36,7 +36,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("script", ["train.py", "saveToBento.py", "predict.py"])
+@pytest.mark.parametrize("script", ["train.py", "saveToBento.py", "predict.py", "publish.py"])
 def test_help_text_in_the_documentation_is_the_scripts(script):
     assert words(help_text(script)) in words((PROJECT / "docs" / "command-line.md").read_text())
 

@@ -7,8 +7,6 @@ const FORMATS = {
   JPEG: /^\xff\xd8\xff/, PNG: /^\x89PNG/, WEBP: /^RIFF.{4}WEBP/s, AVIF: /^.{4}ftypavi[fs]/s, GIF: /^GIF8/, BMP: /^BM/,
   HEIF: /^.{4}ftyp(hei|hev|mif|msf)/s, TIFF: /^(II\*\0|MM\0\*)/, PPM: /^P[1-6f][\s#]/,
 };
-const RARE = ["HEIF", "TIFF", "PPM"]; // most browsers can't read them
-const CANNOT = "This browser can't read {kind} files: save it as a JPEG or PNG.";
 const HEAD = 2 ** 16; // bytes, in which a file of another kind is known
 const TILE = 1024; // pixels, the side of what is converted at once: some browsers have small canvases
 const ONE = 2 ** 22; // a share of 1, as Pillow counts in whole numbers
@@ -18,10 +16,11 @@ let started;
 
 /** Load the network, once; return what `classify` needs of it. Throws an Error with a sentence. */
 export function load() {
-  return (started ??= start().catch((error) => {
+  started ??= start().catch((error) => {
     started = undefined; // the next photo tries again
     throw error;
-  }));
+  });
+  return started;
 }
 
 async function start() {
@@ -52,7 +51,7 @@ export async function classify(file) {
   const exp = Array.from(logits.data, (logit) => Math.exp(logit - highest));
   const sum = exp.reduce((a, b) => a + b);
   const [, , height, width] = maps.dims;
-  const row = (y) => Array.from(maps.data.slice(y * width, (y + 1) * width), rounded);
+  const row = (y) => Array.from(maps.data.subarray(y * width, (y + 1) * width), rounded);
   const similar = rounded(Math.min(1, Math.max(0, similarity.data[0])));
   return {
     label: about.classes[best],
@@ -65,33 +64,27 @@ export async function classify(file) {
 }
 
 /** Return the middle of an image file, 224×224×3 uint8, of which the shorter side has 256 pixels. */
-async function read(file, { resize, crop, max_pixels, ...rules }) {
-  const kind = recognize(new Uint8Array(await file.arrayBuffer()), rules);
-  const { naturalWidth: width, naturalHeight: height } = await header(file);
-  if (!width) throw fill(RARE.includes(kind) ? CANNOT : kind ? rules.unreadable : rules.unknown, { kind });
-  const side = Math.min(width, height);
-  const factor = (pixels) => Math.max(1, Math.floor(pixels / (2 * resize)));
+export async function read(file, rules) {
+  const bytes = new Uint8Array(await file.arrayBuffer()), kind = recognize(bytes, rules);
+  const [width, height] = await size(file), side = Math.min(width, height);
+  if (!width) throw fill(kind ? rules.unreadable : rules.unknown, { kind });
+  const factor = (pixels) => Math.max(1, Math.floor(pixels / (2 * rules.resize)));
   // By what the decoder of a JPEG reduces it in Python.
   const scale = kind === "JPEG" ? Math.min(8, 2 ** Math.floor(Math.log2(factor(side)))) : 1;
-  if (width * height > max_pixels * scale ** 2) throw fill(rules.too_many_pixels, { width, height, million: max_pixels / 1e6 });
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => {
-    throw new Error(rules.damaged);
-  });
+  const million = rules.max_pixels / 1e6;
+  if (width * height > 1e6 * million * scale ** 2) throw fill(rules.too_many_pixels, { width, height, million });
+  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
+  if (!bitmap || (kind === "JPEG" && isCutOff(bytes))) throw new Error(rules.damaged);
   const reduction = scale * factor(Math.ceil(side / scale));
   const small = reduce(bitmap, reduction);
   bitmap.close();
-  const weigh = (pixels, available) => {
-    const resized = Math.floor((resize * pixels) / side), margin = resized - crop;
-    const first = (margin >> 1) + (margin & (margin >> 1) & 1); // half of it, rounded as Python does
-    const ratio = pixels / reduction / resized;
-    return weights(first * ratio, (first + crop) * ratio, crop, available);
-  };
-  const across = weigh(width, small.width), down = weigh(height, small.height);
+  const across = weights(width, small.width, side, reduction, rules);
+  const down = weights(height, small.height, side, reduction, rules);
   // Pillow 13 begins with the columns of tall pictures.
-  if (small.height > crop && small.height - crop > 2 * (small.width - crop)) {
+  if (small.height > rules.crop && small.height - rules.crop > 2 * (small.width - rules.crop)) {
     return squeeze(squeeze(small.data, small.width, down, false), small.width, across, true);
   }
-  return squeeze(squeeze(small.data, small.width, across, true), crop, down, false);
+  return squeeze(squeeze(small.data, small.width, across, true), rules.crop, down, false);
 }
 
 /** Return the format of a file, if it is one of FORMATS. Throws what the service says of others. */
@@ -104,22 +97,31 @@ function recognize(bytes, rules) {
   return Object.keys(FORMATS).find((format) => FORMATS[format].test(head));
 }
 
-/** Return an image element that has the size of a file's picture, or 0 if the browser can't tell. */
-async function header(file) {
+/** Return whether a JPEG's pixels don't end: Firefox and Safari would show grey ones instead. */
+function isCutOff(bytes) {
+  let at = 2; // then there are segments with a length; pixels begin with FF DA and end with FF D9
+  while (bytes[at] === 0xff && bytes[at + 1] !== 0xda) at += 2 + 256 * bytes[at + 2] + bytes[at + 3];
+  while (at >= 0 && bytes[at + 1] !== 0xd9) at = bytes.indexOf(0xff, at + 1);
+  return at < 0;
+}
+
+/** Return width and height of a file's picture, or zeros if the browser can't tell. */
+async function size(file) {
   const image = new Image();
   image.src = URL.createObjectURL(file);
   await new Promise((done) => { image.onload = image.onerror = done; });
   URL.revokeObjectURL(image.src);
-  return image;
+  return [image.naturalWidth, image.naturalHeight];
 }
 
-/** Average squares of factor×factor pixels, on white. */
+/** Average squares of factor×factor pixels, on white, in whole numbers as Pillow does. */
 function reduce(bitmap, factor) {
   const width = Math.floor(bitmap.width / factor), height = Math.floor(bitmap.height / factor);
   const data = new Uint8Array(3 * width * height);
   const tile = Math.min(Math.ceil(TILE / factor), Math.max(width, height)), side = tile * factor;
   const context = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
+  const half = factor ** 2 >> 1, share = Math.floor(2 ** 24 / factor ** 2);
   for (let top = 0; top < height; top += tile) {
     for (let left = 0; left < width; left += tile) {
       context.fillRect(0, 0, side, side);
@@ -128,9 +130,9 @@ function reduce(bitmap, factor) {
       for (let y = 0; y < Math.min(tile, height - top); y++) {
         for (let i = 0; i < 3 * Math.min(tile, width - left); i++) {
           const first = 4 * factor * (y * side + Math.floor(i / 3)) + (i % 3);
-          let sum = 0;
+          let sum = half;
           for (let v = 0; v < factor; v++) for (let u = 0; u < factor; u++) sum += pixels[first + 4 * (v * side + u)];
-          data[3 * ((top + y) * width + left) + i] = Math.floor(sum / factor ** 2 + 0.5);
+          data[3 * ((top + y) * width + left) + i] = Math.floor((sum * share) / 2 ** 24);
         }
       }
     }
@@ -138,30 +140,32 @@ function reduce(bitmap, factor) {
   return { data, width, height };
 }
 
-/** Return of which pixels each of so many is made, by Pillow's antialiased bilinear filter. */
-function weights(start, end, count, available) {
-  const scale = Math.fround(Math.fround(end) - Math.fround(start)) / count, support = Math.max(1, scale);
-  return Array.from({ length: count }, (_, i) => {
-    const center = Math.fround(start) + (i + 0.5) * scale;
-    const first = Math.max(0, Math.floor(center - support + 0.5));
-    const length = Math.min(available, Math.floor(center + support + 0.5)) - first;
-    const shares = Array.from({ length }, (_, j) => Math.max(0, 1 - Math.abs((first + j - center + 0.5) / support)));
-    const sum = shares.reduce((a, b) => a + b);
-    return { first, shares: shares.map((share) => Math.floor((share / sum) * ONE + 0.5)) };
+/** Return of which pixels, of those available, each one is made by Pillow's antialiased bilinear filter. */
+function weights(length, available, side, reduction, { resize, crop }) {
+  const resized = Math.floor((resize * length) / side), margin = resized - crop, ratio = length / reduction / resized;
+  const first = (margin >> 1) + (margin & (margin >> 1) & 1); // half of it, rounded as Python does
+  const [start, end] = [Math.fround(first * ratio), Math.fround((first + crop) * ratio)];
+  const scale = Math.fround(end - start) / crop, support = Math.max(1, scale);
+  return Array.from({ length: crop }, (_, i) => {
+    const center = start + (i + 0.5) * scale;
+    const from = Math.max(0, Math.floor(center - support + 0.5));
+    const to = Math.min(available, Math.floor(center + support + 0.5));
+    const near = Array.from({ length: to - from }, (_, j) => Math.max(0, 1 - Math.abs((from + j - center + 0.5) / support)));
+    const sum = near.reduce((a, b) => a + b);
+    return { from, shares: near.map((share) => Math.floor((share / sum) * ONE + 0.5)) };
   });
 }
 
-/** Resize rows, or else columns, of a picture of some width by weights. */
+/** Resize the rows, or else the columns, of a picture of some width. */
 function squeeze(data, width, weights, rows) {
   const lines = rows ? data.length / 3 / width : width;
   const [step, apart, after] = rows ? [3, 3 * width, 3 * weights.length] : [3 * width, 3, 3];
   const squeezed = new Uint8Array(3 * lines * weights.length);
-  weights.forEach(({ first, shares }, i) => {
+  weights.forEach(({ from, shares }, i) => {
     for (let line = 0; line < lines; line++) {
       for (let channel = 0; channel < 3; channel++) {
-        const from = line * apart + first * step + channel;
         let sum = ONE / 2;
-        for (let j = 0; j < shares.length; j++) sum += shares[j] * data[from + j * step];
+        for (let j = 0; j < shares.length; j++) sum += shares[j] * data[line * apart + (from + j) * step + channel];
         squeezed[line * after + i * step + channel] = Math.floor(sum / ONE);
       }
     }
