@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
 
 import saveToBento
 from simplestack.packing import onnx_export
@@ -21,6 +25,37 @@ def test_packed_model_answers_as_pytorch_does(bento, trained, pictures):
     packed = OnnxModel(next(bento.glob("models/*/*/model.onnx")))
     expected = softmax(onnx_export.run(network.eval(), photos)[0])
     assert np.abs(softmax(packed(photos)[0]) - expected).max() < 0.05
+
+
+def test_first_layer_has_the_same_sums_in_any_order(trained, tmp_path):
+    network = model.Classifier(2).eval()
+    network.load_state_dict(checkpoint.load(trained).best)
+    onnx_export.to_onnx(network, tmp_path / "fp32.onnx")
+    quant_pre_process(str(tmp_path / "fp32.onnx"), str(tmp_path / "exact.onnx"))
+    photos = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224))
+    photos[1] = 255 * (photos[1] > 127)
+    before, _ = first_layer(tmp_path / "exact.onnx", photos)
+    onnx_export.make_first_layer_exact(tmp_path / "exact.onnx")
+    double, single = first_layer(tmp_path / "exact.onnx", photos)
+    assert torch.equal(double, single.double())
+    middle = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # beyond the padding
+    assert torch.allclose(double[middle], before[middle], atol=0.01)
+    assert torch.allclose(double, before, atol=0.1)
+
+
+def first_layer(path: Path, photos: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the outputs of a model's first layer, computed in double and in single precision."""
+    graph = onnx.load(path).graph
+    layer = next(node for node in graph.node if node.op_type == "Conv")
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    names = ("model.mean", "model.std", *layer.input[1:])
+    mean, std, weight, bias = (torch.from_numpy(stored[name].copy()) for name in names)
+    x = (torch.from_numpy(photos).float() - mean) / std
+
+    def convolve(kind: torch.dtype) -> torch.Tensor:
+        return nn.functional.conv2d(x.to(kind), weight.to(kind), bias.to(kind), 2, 3)
+
+    return convolve(torch.double), convolve(torch.float)
 
 
 def test_model_that_differs_from_pytorch_is_rejected(trained, tmp_path, monkeypatch):
