@@ -55,6 +55,9 @@ def main() -> None:
     parser.add_argument("tag", nargs="?", default="", help="NAME:latest (default: packed last)")
     parser.add_argument("--check", type=Path, metavar="PHOTOS", help="ask page and service, too")
     args = parser.parse_args()
+    photos = folders.photos_in([args.check]) if args.check else []
+    if args.check and not photos:
+        raise StackError(f"{args.check} is no folder with photos in it")
     bento, stored, about = local_model.find(args.tag)
     if (PUBLIC / "index.html").exists() and not (PUBLIC / "rules.json").exists():
         raise StackError(f"{PUBLIC} holds another page: move that away, or go to another folder")
@@ -63,8 +66,8 @@ def main() -> None:
         write(Path(folder), about, stored.path_of)
         shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
-    if args.check:
-        page_check.compare(PUBLIC, str(bento.tag), folders.photos_in([args.check]))
+    if photos:
+        page_check.compare(PUBLIC, str(bento.tag), photos)
     simplestack.print_next(NEXT)
 
 

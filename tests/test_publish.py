@@ -387,6 +387,12 @@ def test_check_asks_page_and_service(public, pictures):
     assert "the same label for 6 of 6 photos, and unlike for 6" in result.stdout
 
 
+def test_check_of_a_folder_without_photos(tmp_path):
+    result = python("publish.py", "--check", tmp_path, cwd=tmp_path)
+    assert "is no folder with photos in it" in error_line(result)
+    assert not (tmp_path / "public").exists()
+
+
 SAID = {"label": "ants", "probabilities": {"ants": 0.6, "bees": 0.4}, "similarity": 0.5, "ms": 9.0}
 SAID["unlike"] = False
 MOVED = {**SAID, "probabilities": {"ants": 0.63, "bees": 0.37}}

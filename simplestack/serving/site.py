@@ -24,6 +24,7 @@ DESCRIPTIONS = "/docs.json", "/openapi.json"
 EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if they are packed
 PATHS = {PREDICT, CLASSIFY, "/", "/docs", *DESCRIPTIONS, "/model.json"}
 PATHS |= {f"/{name}" for name in EXAMPLES}
+MANY = 6  # classes, which are not named
 PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
 BENTOMLS = re.compile("/schema.json|/static_content/.*")  # for its own client, and for /docs
 HERE = Path(__file__).parent
@@ -128,8 +129,9 @@ def model_json(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def title(classes: list[str]) -> str:
-    """Return the question that a photo answers."""
-    return f"{' or '.join(classes).capitalize()}?"
+    """Return the question that a photo answers, as on the page."""
+    few = " or ".join(classes).capitalize()
+    return f"{few if len(classes) < MANY else f'{len(classes)} kinds of things'}?"
 
 
 def policy_for(html: str, script: str = "") -> str:
