@@ -60,7 +60,7 @@ def compare(folder: Path, bento: str, photos: list[Path]) -> None:
     with (
         sync_playwright() as playwright,
         served(folder) as page_url,
-        local_server.serve(bento) as service_url,
+        local_server.serve(bento, API_TOKEN="") as service_url,
         local_server.session() as client,
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

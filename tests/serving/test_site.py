@@ -212,8 +212,20 @@ def test_all_photos_that_waited_for_the_token_get_their_answers(own_page, pictur
     assert names == [path.name for path in photos]
 
 
+def test_a_photo_on_its_way_while_the_token_is_typed_gets_its_answer(own_page, photo):
+    def type_token(route):
+        if "authorization" not in route.request.headers:
+            own_page.locator("#token").evaluate("input => { input.value = 'sesame'; }")
+        route.continue_()
+
+    own_page.route("**/predict**", type_token)
+    own_page.set_input_files("#file", photo)
+    expect(own_page.locator(".card h2")).to_have_count(1, timeout=20_000)
+
+
 def test_an_unlike_photo_says_so_before_anything_else(own_page, photo, noise):
     own_page.set_input_files("#file", [photo, noise])
+    expect(own_page.locator(".error")).to_have_count(2, timeout=20_000)
     own_page.get_by_label("access token").fill("sesame")
     own_page.keyboard.press("Enter")
     expect(own_page.locator(".card canvas")).to_have_count(2, timeout=20_000)
