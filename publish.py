@@ -33,20 +33,10 @@ PUBLIC = Path("public")
 STATIC = build.PROJECT / "simplestack/packing/static"
 RUNTIME = build.PROJECT / "onnxruntime-web-1.30.0.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-NEXT = """python -m http.server --directory public    (then open http://localhost:8000/)
-
-To put it on GitHub Pages (branch gh-pages of a repository of yours):
-  git -C public init -b gh-pages
-  git -C public add . && git -C public commit -m "A page"
-  git -C public push --force https://github.com/USER/REPOSITORY gh-pages
-To put it on Hugging Face, as a static Space:
-  hf repos create USER/SPACE --type space --sdk static --exist-ok
-  hf upload USER/SPACE public . --type space"""
 PARTS = {  # of ONNX Runtime, under names that all servers know the type of
     "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
     "onnxruntime.wasm": "package/dist/ort-wasm-simd-threaded.wasm",
 }
-SENTENCES = ("EMPTY", "OTHER", "UNKNOWN", "UNREADABLE", "DAMAGED", "TOO_MANY_PIXELS")
 
 
 def main() -> None:
@@ -68,7 +58,8 @@ def main() -> None:
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
     if photos:
         page_check.compare(PUBLIC, str(bento.tag), photos)
-    simplestack.print_next(NEXT)
+    how = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
+    simplestack.print_next(how)
 
 
 def fetch_runtime() -> None:
@@ -103,29 +94,24 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     with tarfile.open(RUNTIME) as package:
         for name, part in PARTS.items():
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
-    rules = {name.lower(): getattr(kinds, name) for name in SENTENCES} | {
-        "others": [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES],
-        "svg": re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:"),
-        "resize": images.RESIZE,
-        "crop": images.CROP,
-        "max_pixels": images.MAX_PIXELS,
-        "integrity": {
-            x: digest((folder / x).read_bytes()) for x in ("model.onnx", "onnxruntime.wasm")
-        },
+    constants = {**vars(images), **vars(kinds)}  # sentences and limits
+    rules: dict[str, Any] = {
+        name.lower(): value
+        for name, value in constants.items()
+        if name.isupper() and isinstance(value, str | int)
     }
+    rules["others"] = [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES]
+    rules["svg"] = re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:")
+    checked = ("model.onnx", "onnxruntime.wasm")
+    rules["integrity"] = {name: digest((folder / name).read_bytes()) for name in checked}
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(about)))
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))
-    readme = folder / "README.md"
-    readme.write_text(readme.read_text().replace("TITLE", json.dumps(site.title(about["classes"]))))
-    index = (build.PROJECT / "simplestack/serving/web/index.html").read_text()
-    page = re.sub(
-        "<script>.*?</script>",
-        '<script src="browser.js"></script>',
-        index,
-        count=1,
-        flags=re.DOTALL,
-    )
+    readme, title = folder / "README.md", json.dumps(site.title(about["classes"]))
+    readme.write_text(readme.read_text().replace("TITLE", title))
+    page = (build.PROJECT / "simplestack/serving/web/index.html").read_text()
+    start, end = page.index("<script>"), page.index("</script>")
+    page = f'{page[:start]}<script src="browser.js">{page[end:]}'
     policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
     tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
     (folder / "index.html").write_text(page.replace("<head>", tag, 1))

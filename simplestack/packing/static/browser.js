@@ -1,15 +1,11 @@
 "use strict";
 // The page asks the network in this browser: no photo leaves it.
 const classifier = import("./classifier.js");
-
-async function ask(file) {
-  return (await classifier).classify(file);
-}
+const ask = async (file) => (await classifier).classify(file);
 
 async function showPrograms() {
   $("lead").append(" It runs in this browser: nothing is uploaded.");
   $("links").innerHTML = 'For programs: <a href="model.onnx">ONNX file</a> · <a href="labels.txt">labels</a> · <a href="model.json">about the model</a>';
   $("status").textContent = "Loading the network (26 MB) …";
-  const said = await (await classifier).load().then(() => "", (error) => error.message);
-  $("status").textContent = said;
+  $("status").textContent = await (await classifier).load().then(() => "", (error) => error.message);
 }

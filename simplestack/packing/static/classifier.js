@@ -15,13 +15,10 @@ const fill = (sentence, values) => new Error(sentence.replace(/\{(\w+)\}/g, (_, 
 let started;
 
 /** Load the network, once; return what `classify` needs of it. Throws an Error with a sentence. */
-export function load() {
-  started ??= start().catch((error) => {
-    started = undefined; // the next photo tries again
-    throw error;
-  });
-  return started;
-}
+export const load = () => (started ??= start().catch((error) => {
+  started = undefined; // the next photo tries again
+  throw error;
+}));
 
 async function start() {
   if (!globalThis.WebAssembly?.validate(SIMD)) {
@@ -122,19 +119,15 @@ function reduce(bitmap, factor) {
   const context = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   const half = factor ** 2 >> 1, share = Math.floor(2 ** 24 / factor ** 2);
-  for (let top = 0; top < height; top += tile) {
-    for (let left = 0; left < width; left += tile) {
-      context.fillRect(0, 0, side, side);
-      context.drawImage(bitmap, -left * factor, -top * factor);
-      const pixels = context.getImageData(0, 0, side, side).data;
-      for (let y = 0; y < Math.min(tile, height - top); y++) {
-        for (let i = 0; i < 3 * Math.min(tile, width - left); i++) {
-          const first = 4 * factor * (y * side + Math.floor(i / 3)) + (i % 3);
-          let sum = half;
-          for (let v = 0; v < factor; v++) for (let u = 0; u < factor; u++) sum += pixels[first + 4 * (v * side + u)];
-          data[3 * ((top + y) * width + left) + i] = Math.floor((sum * share) / 2 ** 24);
-        }
-      }
+  for (let top = 0; top < height; top += tile) for (let left = 0; left < width; left += tile) {
+    context.fillRect(0, 0, side, side);
+    context.drawImage(bitmap, -left * factor, -top * factor);
+    const pixels = context.getImageData(0, 0, side, side).data;
+    for (let y = 0; y < Math.min(tile, height - top); y++) for (let i = 0; i < 3 * Math.min(tile, width - left); i++) {
+      const first = 4 * factor * (y * side + Math.floor(i / 3)) + (i % 3);
+      let sum = half;
+      for (let v = 0; v < factor; v++) for (let u = 0; u < factor; u++) sum += pixels[first + 4 * (v * side + u)];
+      data[3 * ((top + y) * width + left) + i] = Math.floor((sum * share) / 2 ** 24);
     }
   }
   return { data, width, height };
@@ -162,12 +155,10 @@ function squeeze(data, width, weights, rows) {
   const [step, apart, after] = rows ? [3, 3 * width, 3 * weights.length] : [3 * width, 3, 3];
   const squeezed = new Uint8Array(3 * lines * weights.length);
   weights.forEach(({ from, shares }, i) => {
-    for (let line = 0; line < lines; line++) {
-      for (let channel = 0; channel < 3; channel++) {
-        let sum = ONE / 2;
-        for (let j = 0; j < shares.length; j++) sum += shares[j] * data[line * apart + (from + j) * step + channel];
-        squeezed[line * after + i * step + channel] = Math.floor(sum / ONE);
-      }
+    for (let line = 0; line < lines; line++) for (let channel = 0; channel < 3; channel++) {
+      let sum = ONE / 2;
+      for (let j = 0; j < shares.length; j++) sum += shares[j] * data[line * apart + (from + j) * step + channel];
+      squeezed[line * after + i * step + channel] = Math.floor(sum / ONE);
     }
   });
   return squeezed;
