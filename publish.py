@@ -5,8 +5,6 @@ python publish.py --check data/val      # and compare its answers to photos with
 """
 
 import argparse
-import base64
-import hashlib
 import json
 import re
 import shutil
@@ -76,13 +74,8 @@ def fetch_runtime() -> None:
                     f" on another machine into {RUNTIME.parent}"
                 ) from error
             Path(folder, RUNTIME.name).rename(RUNTIME)
-    if digest(RUNTIME.read_bytes(), "sha512") != f"sha512-{SHA512}":
+    if site.integrity(RUNTIME.read_bytes(), "sha512") != f"sha512-{SHA512}":
         raise StackError(f"{RUNTIME} isn't as it was published: delete it, and run this again")
-
-
-def digest(data: bytes, algorithm: str = "sha256") -> str:
-    """Return a hash as browsers check it."""
-    return f"{algorithm}-{base64.b64encode(hashlib.new(algorithm, data).digest()).decode()}"
 
 
 def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> None:
@@ -103,7 +96,7 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     rules["others"] = [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES]
     rules["svg"] = re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:")
     checked = ("model.onnx", "onnxruntime.wasm")
-    rules["integrity"] = {name: digest((folder / name).read_bytes()) for name in checked}
+    rules["integrity"] = {x: site.integrity((folder / x).read_bytes()) for x in checked}
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(about)))
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))

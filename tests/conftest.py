@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +13,11 @@ from helpers import gunicorn, python
 from playwright.sync_api import Browser, sync_playwright
 
 from simplestack.packing import local_server
+from simplestack.packing.page_check import CHROMIUM
 from simplestack.training import sample
 
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import pytest
 import requests
 import torch
 from PIL import Image
+from playwright.sync_api import Browser, Page
 from prometheus_client.parser import text_string_to_metric_families
 
 import train
@@ -220,6 +221,25 @@ def in_threads(function: Callable[[], None], count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+@contextmanager
+def watched_page(browser: Browser, url: str, forbidden: str = "") -> Iterator[Page]:
+    """Yield a new page of a browser; errors, requests to elsewhere, and what it logs with a
+    forbidden text in it fail the test.
+    """
+    problems: list[str] = []
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        page.on(
+            "request",
+            lambda r: r.url.startswith((url, "blob:", "data:")) or problems.append(r.url),
+        )
+        page.on("console", lambda m: forbidden in m.text and problems.append(m.text))
+        yield page
+    assert problems == []
 
 
 # Pictures

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from conftest import CHROMIUM
-from helpers import PROJECT, copy_project, encode, error_line, post, python, run
+from helpers import PROJECT, copy_project, encode, error_line, post, python, run, watched_page
 from PIL import Image, ImageCms
 from playwright.sync_api import Page, expect
 
 from simplestack.packing import page_check
+from simplestack.packing.page_check import CHROMIUM
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 
@@ -56,20 +56,10 @@ def page_url(public) -> Iterator[str]:
 @pytest.fixture
 def page(browser, page_url) -> Iterator[Page]:
     """The page with its network loaded; whatever it logs or loads from elsewhere fails the test."""
-    problems: list[str] = []
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        page.on(
-            "request",
-            lambda r: r.url.startswith((page_url, "blob:", "data:")) or problems.append(r.url),
-        )
-        page.on("console", lambda message: problems.append(message.text))
+    with watched_page(browser, page_url) as page:
         page.goto(page_url)
         expect(page.locator(TOLD)).to_have_text("", timeout=30_000)
         yield page
-    assert problems == []
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,9 @@ from simplestack.serving.errors import StackError
 
 MOVED = 0.02  # of a probability, for a JPEG
 JPEG = {".jpg", ".jpeg"}
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 ASK = """async (base64) => {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const start = performance.now();
@@ -54,8 +56,7 @@ def compare(folder: Path, bento: str, photos: list[Path]) -> None:
         from playwright.sync_api import sync_playwright  # noqa: PLC0415  (not needed otherwise)
     except ImportError as error:
         raise StackError("--check needs Playwright: make lint installs it") from error
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if not chromium:
+    if not CHROMIUM:
         raise StackError("--check needs Chromium: on Debian and Ubuntu, apt install chromium")
     with (
         sync_playwright() as playwright,
@@ -63,7 +64,7 @@ def compare(folder: Path, bento: str, photos: list[Path]) -> None:
         local_server.serve(bento, API_TOKEN="") as service_url,
         local_server.session() as client,
     ):
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(page_url)
         answers = []

@@ -150,5 +150,10 @@ def _policy(script: str, style: str, img: str) -> str:
 def _hashes(html: str, tag: str) -> str:
     """Allow the inline scripts or styles of a page by their SHA-256, and no others."""
     blocks = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    digests = (base64.b64encode(hashlib.sha256(b.encode()).digest()).decode() for b in blocks)
-    return " ".join(f"'sha256-{digest}'" for digest in digests)
+    return " ".join(f"'{integrity(block.encode())}'" for block in blocks)
+
+
+def integrity(data: bytes, algorithm: str = "sha256") -> str:
+    """Return a hash as browsers check it."""
+    digest = hashlib.new(algorithm, data).digest()
+    return f"{algorithm}-{base64.b64encode(digest).decode()}"

@@ -14,7 +14,7 @@ import bentoml
 import numpy as np
 import pytest
 import yaml
-from helpers import get, gunicorn, metrics, post, run, send
+from helpers import get, gunicorn, metrics, post, run, send, watched_page
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -28,22 +28,9 @@ PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": 
 @pytest.fixture
 def page(browser, bentoml_url) -> Iterator[Page]:
     """The page, freshly opened; whatever it logs or loads from elsewhere fails the test."""
-    problems: list[str] = []
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        page.on(
-            "request",
-            lambda r: r.url.startswith((bentoml_url, "blob:", "data:")) or problems.append(r.url),
-        )
-        page.on(
-            "console",
-            lambda m: "Content Security Policy" in m.text and problems.append(m.text),
-        )
+    with watched_page(browser, bentoml_url, "Content Security Policy") as page:
         page.goto(bentoml_url, wait_until="networkidle")
         yield page
-    assert problems == []
 
 
 def test_title_names_the_classes(page):
