@@ -87,16 +87,13 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     with tarfile.open(RUNTIME) as package:
         for name, part in PARTS.items():
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
-    constants = {**vars(images), **vars(kinds)}  # sentences and limits
-    rules: dict[str, Any] = {
-        name.lower(): value
-        for name, value in constants.items()
-        if name.isupper() and isinstance(value, str | int)
-    }
-    rules["others"] = [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES]
-    rules["svg"] = re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:")
+    constants = {**vars(images), **vars(kinds)}.items()
+    said = {k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)}
+    others = [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES]
+    svg = re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:")
     checked = ("model.onnx", "onnxruntime.wasm")
-    rules["integrity"] = {x: site.integrity((folder / x).read_bytes()) for x in checked}
+    integrity = {name: site.integrity((folder / name).read_bytes()) for name in checked}
+    rules = {**said, "others": others, "svg": svg, "integrity": integrity}
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(about)))
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))

@@ -184,7 +184,9 @@ def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
     recipe = RECIPES[options.recipe]
     model.train(not recipe.frozen_statistics)
     generator = augment.generator(options.seed, epoch)
-    batches = torch.randperm(len(photos), generator=generator).split(options.batch_size)
+    # Indices are on the device too: it would wait for each that came from the CPU.
+    order = torch.randperm(len(photos), generator=generator).to(world.device)
+    batches = order.split(options.batch_size)
     crops = augment.random_crops(photos.aspects, recipe.smallest_crop, generator).to(world.device)
     labels = photos.labels.to(world.device)
     # If the last batch has no photo for a process, it computes one with no weight.

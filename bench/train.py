@@ -3,6 +3,7 @@
     python -m bench.train | tee bench/results/train.txt
     python -m bench.train --busy                   # what a busy neighbour costs
     python -m bench.train --ablate                 # what each choice of the recipe saves
+    python -m bench.train --device cuda            # 25 epochs, and how busy they keep the GPU
 
 The commands take turns, so that other load on the machine slows all of them. The tutorial's loop
 (bench/tutorial.py) is long: it is timed for --tutorial-epochs, of which the rest is a multiple.
@@ -15,11 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import machine
+from simplestack.training.options import parse_arguments
 
 PROJECT = Path(__file__).parent.parent
 TUTORIAL_EPOCHS = 25
@@ -131,6 +135,51 @@ def ablate(data_dir: Path, rounds: int) -> None:
         print(f"{name:40} {statistics.median(values) / whole:.2f} times as long (median)")
 
 
+def on_device(data_dir: Path, device: str, rounds: int) -> None:
+    """Train for 25 epochs on a device, several times; print how long that takes.
+
+    Of one of CUDA's GPUs, print for what share of an epoch it computes, too.
+    """
+    options: tuple[object, ...] = ("--device", device, "--epochs", TUTORIAL_EPOCHS)
+    for _ in range(rounds):
+        seconds, epoch, accuracy = ours(data_dir, *options)
+        print(
+            f"{TUTORIAL_EPOCHS} epochs {TUTORIAL_EPOCHS * epoch:.1f} s, from command to report"
+            f" {seconds:.1f} s (accuracy {accuracy})",
+            flush=True,
+        )
+    if device.startswith("cuda"):
+        shares = computing(data_dir, *options)
+        print(f"the GPU computes for {statistics.median(shares):.0%} of an epoch (median)")
+
+
+def computing(data_dir: Path, *options: object) -> list[float]:
+    """Train in this process; return for what share of each epoch the GPU computes."""
+    # Imported here, as all others train in processes of their own.
+    from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
+
+    import train  # noqa: PLC0415
+
+    train_one_epoch, shares = train.train_one_epoch, []
+
+    def profiled(*args: Any) -> tuple[float, float]:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            started = time.perf_counter()
+            result = train_one_epoch(*args)  # which waits for the GPU at its end
+            seconds = time.perf_counter() - started
+        events = [e for e in profiler.events() or [] if e.device_type.name == "CUDA"]
+        kernels = [e.time_range.elapsed_us() for e in events if not e.is_user_annotation]
+        shares.append(sum(kernels) / 1e6 / seconds)  # there is one stream
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        output = ("--output", Path(folder, "run.ckpt"), "--save-to-bento", "no")
+        words = ("--data-dir", data_dir, *options, *output)
+        with unittest.mock.patch.object(train, "train_one_epoch", profiled):
+            train.main(parse_arguments([*map(str, words)]))
+    return shares
+
+
 def main() -> None:
     """Run the race."""
     parser = argparse.ArgumentParser(description="Race train.py against the tutorial's loop.")
@@ -139,10 +188,13 @@ def main() -> None:
     parser.add_argument("--tutorial-epochs", type=int, default=3, help="2 to 25 (default: 3)")
     parser.add_argument("--busy", action="store_true", help="only beside a busy process")
     parser.add_argument("--ablate", action="store_true", help="only without parts of the recipe")
+    parser.add_argument("--device", help="only on this one: cpu, cuda …")
     args = parser.parse_args()
     print(machine.describe())
     if args.ablate:
         ablate(args.data_dir.absolute(), args.rounds)
+    elif args.device:
+        on_device(args.data_dir.absolute(), args.device, args.rounds)
     elif args.busy:
         busy(args.data_dir.absolute(), args.rounds)
     else:

@@ -133,12 +133,11 @@ class Photos(Dataset[Tensor]):
     def batches(self, plan: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         """Return an iterator over batches, n×S×S×3 uint8, on the device.
 
-        `plan` has the indices of each. Processes read ahead unless all photos are in memory.
+        `plan` has the indices of each, on the device. Processes read ahead unless all photos are in memory.
         """
         if self.in_memory is not None:
-            indices = torch.cat([torch.empty(0, dtype=torch.int64), *plan]).to(device)
-            split = indices.split([len(batch) for batch in plan])
-            return (self.in_memory[batch] for batch in split)
+            pixels = self.in_memory
+            return (pixels[batch] for batch in plan)
         loader = DataLoader(
             self,
             batch_sampler=[batch.tolist() for batch in plan],

@@ -20,7 +20,7 @@ BATCH = 32  # photos; has no influence on the result
 
 def shares(photos: Photos, world: World) -> list[Tensor]:
     """Return the indices of the photos that this process evaluates, batch by batch."""
-    indices = world.share(torch.arange(len(photos)))
+    indices = world.share(torch.arange(len(photos), device=world.device))
     return [batch for batch in indices.split(BATCH) if len(batch)]
 
 
