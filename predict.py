@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from simplestack.serving.errors import StackError, printable
+from simplestack.serving.errors import StackError
 from simplestack.serving.handlers import to_json
 from simplestack.training import files, folders
 
@@ -71,10 +71,5 @@ if __name__ == "__main__":
     given = parse_arguments()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    try:
+    with simplestack.one_line(OSError):
         sys.exit(not main(given.paths, given.name, given.json))
-    except (StackError, OSError) as error:
-        sys.exit(f"error: {printable(str(error))}")
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)

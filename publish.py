@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -100,8 +99,7 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     readme, title = folder / "README.md", json.dumps(site.title(about["classes"]))
     readme.write_text(readme.read_text().replace("TITLE", title))
     page = (build.PROJECT / "simplestack/serving/web/index.html").read_text()
-    start, end = page.index("<script>"), page.index("</script>")
-    page = f'{page[:start]}<script src="browser.js">{page[end:]}'
+    page = re.sub("(?s)<script>.*?(?=</script>)", '<script src="browser.js">', page, count=1)
     policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
     tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
     (folder / "index.html").write_text(page.replace("<head>", tag, 1))
@@ -109,10 +107,5 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
 
 if __name__ == "__main__":
     local_server.stop_like_ctrl_c()
-    try:
+    with simplestack.one_line(OSError):
         main()
-    except (StackError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)

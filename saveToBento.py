@@ -221,14 +221,11 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
 
 if __name__ == "__main__":
     local_server.stop_like_ctrl_c()
-    try:
-        main()
-    except StackError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        sys.exit(f"error: can't pack ({error}): make room there, or choose another BENTOML_HOME")
-    except KeyboardInterrupt:
-        print("\nStopped: run it again to pack.", file=sys.stderr)
-        sys.exit(130)
+    with simplestack.one_line(stopped="Stopped: run it again to pack."):
+        try:
+            main()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            remedy = "make room there, or choose another BENTOML_HOME"
+            raise StackError(f"can't pack ({error}): {remedy}") from error

@@ -35,7 +35,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from simplestack.serving.errors import StackError
 from simplestack.training import augment, checkpoint, console, dataset, metrics, report, suspects
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
@@ -241,7 +240,5 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
 if __name__ == "__main__":
     simplestack.loaded(signal.SIGTERM)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
-    try:
+    with simplestack.one_line():
         main(GIVEN)
-    except StackError as error:
-        sys.exit(f"error: {error}")

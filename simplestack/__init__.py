@@ -1,10 +1,14 @@
 """The Simple Stack: `serving` is what is deployed, `training` and `packing` lead there."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+
+from simplestack.serving.errors import StackError, printable
 
 ACTIVATE = "activate the environment first (. .venv/bin/activate)"
 CLEAR_LINE = "\r\33[K"
@@ -40,6 +44,19 @@ def loaded(*numbers: signal.Signals) -> None:
 def _exit(*_: object) -> None:
     os.write(2, b"\nStopped.\n")
     os._exit(130)
+
+
+@contextlib.contextmanager
+def one_line(*errors: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
+    """Exit with one line on a StackError, one of these errors, or Ctrl-C: no traceback."""
+    expected: tuple[type[Exception], ...] = (StackError, *errors)
+    try:
+        yield
+    except expected as error:
+        sys.exit(f"error: {printable(str(error))}")
+    except KeyboardInterrupt:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)
 
 
 def print_next(commands: str) -> None:

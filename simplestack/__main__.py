@@ -78,7 +78,5 @@ def fetch_weights() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with simplestack.one_line():
         main(sys.argv[1:])
-    except StackError as error:
-        sys.exit(f"error: {error}")

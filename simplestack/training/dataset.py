@@ -133,7 +133,8 @@ class Photos(Dataset[Tensor]):
     def batches(self, plan: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         """Return an iterator over batches, n×S×S×3 uint8, on the device.
 
-        `plan` has the indices of each, on the device. Processes read ahead unless all photos are in memory.
+        `plan` has the indices of each, on the device. Processes read ahead unless all photos are
+        in memory.
         """
         if self.in_memory is not None:
             pixels = self.in_memory
