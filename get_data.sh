@@ -95,8 +95,11 @@ fetch() { # goes on with $part; shows its progress on a terminal
 }
 
 # Without -o and -P, unzip asks its terminal about double names and for passwords. Its exit code is 1
-# after warnings, as of paths with Windows' backslashes.
-quiet_unzip() { unzip -qq -o -P '' "$@" >/dev/null 2>&1 || [ $? -eq 1 ]; }
+# after warnings, as of paths with Windows' backslashes, and if it skips encrypted files.
+quiet_unzip() {
+    said=$(unzip -q -o -P '' "$@" 2>&1) || [ $? -eq 1 ] || return
+    case $said in *'incorrect password'*) return 1 ;; esac
+}
 
 is_whole() { quiet_unzip -t "$1"; }
 
