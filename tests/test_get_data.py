@@ -151,9 +151,9 @@ def test_archive_with_an_encrypted_photo_is_one_clear_line(archive, tmp_path):
     data = bytearray(archive.read_bytes())
     for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of the last file: here and in the index
         data[data.rindex(magic) + flags] |= 1
-    (encrypted := tmp_path / "encrypted.zip").write_bytes(data)
+    (locked := tmp_path / "locked.zip").write_bytes(data)
     (work := tmp_path / "work").mkdir()
-    assert "encrypted" in error_line(get(work, url=encrypted))
+    assert "encrypted" in error_line(get(work, url=locked))
     assert contents(work) == {}
 
 
