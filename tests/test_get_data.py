@@ -149,8 +149,8 @@ def test_broken_archive_is_one_clear_line(archive, tmp_path, damage):
 
 def test_archive_with_an_encrypted_photo_is_one_clear_line(archive, tmp_path):
     data = bytearray(archive.read_bytes())
-    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of the last file: here and in the index
-        data[data.rindex(magic) + flags] |= 1
+    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of the first file: before it, in the index
+        data[data.index(magic) + flags] |= 1
     (locked := tmp_path / "locked.zip").write_bytes(data)
     (work := tmp_path / "work").mkdir()
     assert "encrypted" in error_line(get(work, url=locked))
