@@ -149,7 +149,7 @@ def test_broken_archive_is_one_clear_line(archive, tmp_path, damage):
 
 def test_archive_with_an_encrypted_photo_is_one_clear_line(archive, tmp_path):
     data = bytearray(archive.read_bytes())
-    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of the first file: before it, in the index
+    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # its own, in the index
         data[data.index(magic) + flags] |= 1
     (locked := tmp_path / "locked.zip").write_bytes(data)
     (work := tmp_path / "work").mkdir()
