@@ -103,7 +103,7 @@ def test_another_folder_is_evaluated_without_the_photos_of_the_training(tmp_path
 
 
 def test_processes_read_photos_with_any_start_method(tmp_path):
-    folder = split_folder(tmp_path / "data", 150, 2)
+    folder = split_folder(tmp_path / "data", 8, 2)
     script = (
         "import multiprocessing, runpy; multiprocessing.set_start_method('forkserver');"
         " runpy.run_path('train.py', run_name='__main__')"
