@@ -89,10 +89,9 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     constants = {**vars(images), **vars(kinds)}.items()
     said = {k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)}
     others = [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES]
-    svg = re.sub(r"([*+])\+", r"\1", kinds.SVG.pattern.decode()).replace("(?>", "(?:")
     checked = ("model.onnx", "onnxruntime.wasm")
     integrity = {name: site.integrity((folder / name).read_bytes()) for name in checked}
-    rules = {**said, "others": others, "svg": svg, "integrity": integrity}
+    rules = {**said, "others": others, "integrity": integrity}
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(about)))
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))

@@ -1,6 +1,7 @@
 """publish.py: the page without a server, in a real browser, answers as the service does."""
 
 import base64
+import gzip
 import json
 import re
 import shutil
@@ -281,15 +282,19 @@ def test_a_large_jpeg_is_nearly_the_same(loaded):
 
 
 HALF = {
-    kind: lambda kind=kind: encode(drawing(*USUAL), kind)[:9000] for kind in ("JPEG", "PNG", "GIF")
+    kind: lambda kind=kind: encode(drawing(*USUAL), kind)[:9000]
+    for kind in ("JPEG", "PNG", "GIF", "BMP")
 }
 BAD = {
     **{f"half a {kind}": data for kind, data in HALF.items()},
     "half a JPEG with a thumbnail": lambda: with_thumbnail()[:-9000],
+    "header of a PNG": lambda: encode(drawing(*USUAL), "PNG")[:40],
     "header of a JPEG": lambda: encode(drawing(*USUAL), "JPEG")[:100],
     "empty": lambda: b"",
     "PDF": lambda: b"%PDF-1.7\n\0",
     "SVG": lambda: b'<?xml version="1.0"?><!-- <p> --><svg xmlns="http://www.w3.org/2000/svg"/>',
+    "XML with many comments": lambda: b"<!-- <p> -->\n" * 2000 + b"<root/>",
+    "gzip": lambda: gzip.compress(bytes(1000)),
     "video": lambda: b"\0\0\0\x20ftypisom",
     "junk": lambda: bytes(range(256)),
     "100 megapixels": lambda: encode(Image.new("1", (10_000, 10_000)), "PNG"),
@@ -374,7 +379,8 @@ def test_a_browser_without_webassembly_is_told_so(browser, page_url):
 def test_check_asks_page_and_service(public, pictures):
     result = python("publish.py", "--check", pictures / "val", cwd=public.parent)
     assert result.returncode == 0, result.stderr
-    assert "the same label for 6 of 6 photos, and unlike for 6" in result.stdout
+    said = "the same label for 6 of 6 photos that both can read (of 6), and unlike for 6"
+    assert said in result.stdout
 
 
 def test_check_of_a_folder_without_photos(tmp_path):
@@ -406,6 +412,12 @@ def test_check_fails_where_answers_differ(name, page, service, far):
             page_check.report(answers)
     else:
         page_check.report(answers)
+
+
+def test_check_counts_what_both_can_read(capsys):
+    page_check.report([(Path("a.jpg"), SAID, SAID), (Path("b"), {"error": "x"}, {"error": "y"})])
+    said = "the same label for 1 of 1 photos that both can read (of 2), and unlike for 1"
+    assert said in capsys.readouterr().out
 
 
 # docs/

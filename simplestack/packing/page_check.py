@@ -84,13 +84,14 @@ def report(answers: list[tuple[Path, dict[str, Any], dict[str, Any]]]) -> None:
         raise StackError("there is no photo that both the page and the service can answer")
     moved = {photo: largest_difference(page, service) for photo, page, service in both}
     similar = max(abs(page["similarity"] - service["similarity"]) for _, page, service in both)
-    unlike = sum(page.get("unlike") == service.get("unlike") for _, page, service in answers)
+    same = sum(page["label"] == service["label"] for _, page, service in both)
+    unlike = sum(page["unlike"] == service["unlike"] for _, page, service in both)
     differ = [
         photo for photo, page, service in answers if page.get("label") != service.get("label")
     ]
     print(
-        f"page and service: the same label for {len(answers) - len(differ)} of {len(answers)}"
-        f" photos, and unlike for {unlike}; probabilities differ by at most"
+        f"page and service: the same label for {same} of {len(both)} photos that both can read (of"
+        f" {len(answers)}), and unlike for {unlike}; probabilities differ by at most"
         f" {max(moved.values()):.4f}, similarities by {similar:.4f};"
         f" {median(page['ms'] for _, page, _ in both):.0f} ms a photo"
     )

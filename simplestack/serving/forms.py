@@ -81,7 +81,7 @@ def inputs_of(body: bytearray) -> tuple[bytes | bytearray, bytes]:
         around = json.loads(body[: found.start(1)] + body[found.end(1) :])
         parameters = around.get("parameters") or {}
         top_k, function = parameters.get("top_k"), parameters.get("function_to_apply")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise HttpError(f"This JSON has no image: {JSON}.") from error
     body.clear()  # or the picture would be held twice
     if function not in (None, "softmax"):  # a set would hash what may be a dict

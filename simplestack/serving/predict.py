@@ -50,7 +50,7 @@ class Gate:
             async with asyncio.timeout(self.settings.timeout), self.body(request) as body:
                 if scope["path"] == CLASSIFY and is_json(request):
                     image, query = inputs_of(body)
-                    scope = {**scope, "query_string": query}
+                    scope = {**scope, "query_string": query or scope["query_string"]}
                 else:
                     image = await image_of(request, body)
                 if self.in_flight.locked():

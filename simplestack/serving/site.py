@@ -124,14 +124,16 @@ def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
 
 
 def model_json(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told about the model: its metadata, which can't hold None."""
-    return {**about, "unlike": {"threshold": None, **about["unlike"]}}
+    """Return what is told about the model: its metadata, which can't hold None, and the title."""
+    unlike = {"threshold": None, **about["unlike"]}
+    return {**about, "title": title(about["classes"]), "unlike": unlike}
 
 
 def title(classes: list[str]) -> str:
-    """Return the question that a photo answers, as on the page."""
-    few = " or ".join(classes).capitalize()
-    return f"{few if len(classes) < MANY else f'{len(classes)} kinds of things'}?"
+    """Return the question that a photo answers."""
+    few = f"{', '.join(classes[:-1])} or {classes[-1]}"
+    named = few if len(classes) < MANY else f"{len(classes)} kinds of things"
+    return f"{named[:1].upper()}{named[1:]}?"
 
 
 def policy_for(html: str, script: str = "") -> str:

@@ -34,7 +34,8 @@ def test_hugging_faces_client(url, photo, top_k, as_bytes):
 
 def test_hugging_faces_client_keeps_the_query_of_its_url(url, photo):
     client = InferenceClient(model=f"{url}/classify?top_k=1")
-    (best,) = client.image_classification(photo)
+    for options in ({}, {"function_to_apply": "softmax"}):  # bytes, and JSON
+        (best,) = client.image_classification(photo, **options)
     assert best.label == post(url, photo.read_bytes()).json()["label"]
 
 
@@ -104,7 +105,7 @@ def test_json_of_other_programs_is_understood(url, photo):
         '{"inputs": "AAAA", "parameters": 5}',
         '{"inputs": "AAAA", "parameters": [1]}',
         '{"inputs": "AAAA", "more": "' + "x" * 2000 + '"}',
-        '{"inputs": "AAAA"' + "[" * 900,
+        '{"inputs": "AAAA", "a": ' + "[" * 970,
         b'{"inputs": "AAAA", "parameters": {"\xff": 1}}',
         "[[]," * 2_000_000,
         '"inputs"' + " " * 5_000_000,

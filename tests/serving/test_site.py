@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from simplestack.packing import build
-from simplestack.serving import images
+from simplestack.serving import images, site
 from simplestack.serving.inference import OnnxModel
 
 PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
@@ -35,6 +35,18 @@ def page(browser, bentoml_url) -> Iterator[Page]:
 
 def test_title_names_the_classes(page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Ants or bees?")
+
+
+@pytest.mark.parametrize(
+    ("classes", "title"),
+    [
+        (["BMW", "Audi", "VW"], "BMW, Audi or VW?"),
+        (["élan", "b"], "Élan or b?"),
+        (["a"] * 6, "6 kinds of things?"),
+    ],
+)
+def test_title_asks_for_the_class(classes, title):
+    assert site.title(classes) == title
 
 
 def test_disclaimer_of_a_demonstration_is_shown(page):

@@ -7,18 +7,17 @@ const FORMATS = {
   JPEG: /^\xff\xd8\xff/, PNG: /^\x89PNG/, WEBP: /^RIFF.{4}WEBP/s, AVIF: /^.{4}ftypavi[fs]/s, GIF: /^GIF8/, BMP: /^BM/,
   HEIF: /^.{4}ftyp(hei|hev|mif|msf)/s, TIFF: /^(II\*\0|MM\0\*)/, PPM: /^P[1-6f][\s#]/,
 };
-const HEAD = 2 ** 16; // bytes, in which a file of another kind is known
+const SVG = /^(?:\xef\xbb\xbf)?(?:\s|<\?(?:(?!\?>).)*\?>|<!--(?:(?!-->).)*-->|<!DOCTYPE[^[>]*(?:\[[^\]]*\]\s*)?>)*<(?:[\w.-]+:)?svg[\s/>]/s;
+const HEAD = 2 ** 16; // bytes, in which a file of another kind is known, and the end of a PNG
 const TILE = 1024; // pixels, the side of what is converted at once: some browsers have small canvases
 const ONE = 2 ** 22; // a share of 1, as Pillow counts in whole numbers
 const rounded = (number) => Math.round(number * 1e6) / 1e6;
+const text = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
 const fill = (sentence, values) => new Error(sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]));
 let started;
 
-/** Load the network, once; return what `classify` needs of it. Throws an Error with a sentence. */
-export const load = () => (started ??= start().catch((error) => {
-  started = undefined; // the next photo tries again
-  throw error;
-}));
+/** Load the network, once; return what `classify` needs of it. Throws an Error with a sentence, and tries again if asked again. */
+export const load = () => (started ??= start().catch((error) => { started = undefined; throw error; }));
 
 async function start() {
   if (!globalThis.WebAssembly?.validate(SIMD)) {
@@ -45,8 +44,7 @@ export async function classify(file) {
   const photos = new ort.Tensor("uint8", await read(file, rules), [1, rules.crop, rules.crop, 3]);
   const { logits, maps, similarity } = await session.run({ photos });
   const highest = Math.max(...logits.data), best = logits.data.indexOf(highest);
-  const exp = Array.from(logits.data, (logit) => Math.exp(logit - highest));
-  const sum = exp.reduce((a, b) => a + b);
+  const exp = Array.from(logits.data, (logit) => Math.exp(logit - highest)), sum = exp.reduce((a, b) => a + b);
   const [, , height, width] = maps.dims;
   const row = (y) => Array.from(maps.data.subarray(y * width, (y + 1) * width), rounded);
   const similar = rounded(Math.min(1, Math.max(0, similarity.data[0])));
@@ -71,41 +69,44 @@ export async function read(file, rules) {
   const million = rules.max_pixels / 1e6;
   if (width * height > 1e6 * million * scale ** 2) throw fill(rules.too_many_pixels, { width, height, million });
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
-  if (!bitmap || (kind === "JPEG" && isCutOff(bytes))) throw new Error(rules.damaged);
+  if (!bitmap || isCutOff(bytes, kind)) throw new Error(rules.damaged);
   const reduction = scale * factor(Math.ceil(side / scale));
   const small = reduce(bitmap, reduction);
   bitmap.close();
   const across = weights(width, small.width, side, reduction, rules);
   const down = weights(height, small.height, side, reduction, rules);
   // Pillow 13 begins with the columns of tall pictures.
-  if (small.height > rules.crop && small.height - rules.crop > 2 * (small.width - rules.crop)) {
-    return squeeze(squeeze(small.data, small.width, down, false), small.width, across, true);
-  }
-  return squeeze(squeeze(small.data, small.width, across, true), rules.crop, down, false);
+  const tall = small.height > rules.crop && small.height - rules.crop > 2 * (small.width - rules.crop);
+  return tall ? squeeze(squeeze(small.data, small.width, down, false), small.width, across, true)
+    : squeeze(squeeze(small.data, small.width, across, true), rules.crop, down, false);
 }
 
 /** Return the format of a file, if it is one of FORMATS. Throws what the service says of others. */
 function recognize(bytes, rules) {
   if (!bytes.length) throw new Error(rules.empty);
-  const head = new TextDecoder("latin1").decode(bytes.subarray(0, HEAD));
+  const head = text(bytes.subarray(0, HEAD));
   const [other] = rules.others.find(([, at, magic]) => head.startsWith(magic, at)) ?? [];
-  const kind = new RegExp(`^(?:${rules.svg})`, "s").test(head) ? "SVG" : other;
+  const kind = SVG.test(head) ? "SVG" : other;
   if (kind) throw fill(rules.other, { kind });
   return Object.keys(FORMATS).find((format) => FORMATS[format].test(head));
 }
 
-/** Return whether a JPEG's pixels don't end: Firefox and Safari would show grey ones instead. */
-function isCutOff(bytes) {
+/** Return whether the end of a file is missing: Firefox and Safari would show what there is. */
+function isCutOff(bytes, kind) {
+  if (kind === "PNG") return !text(bytes.subarray(-HEAD)).includes("IEND");
+  if (kind === "GIF") return bytes.findLast((byte) => byte) !== 0x3b;
+  if (kind === "BMP") return new DataView(bytes.buffer).getUint32(2, true) > bytes.length;
+  if (kind !== "JPEG") return false;
   let at = 2; // then there are segments with a length; pixels begin with FF DA and end with FF D9
-  while (bytes[at] === 0xff && bytes[at + 1] !== 0xda) at += 2 + 256 * bytes[at + 2] + bytes[at + 3];
+  while (bytes[at] === 0xff && bytes[at + 1] !== 0xda)
+    at += bytes[at + 1] === 0xff ? 1 : 2 + 256 * bytes[at + 2] + bytes[at + 3];
   while (at >= 0 && bytes[at + 1] !== 0xd9) at = bytes.indexOf(0xff, at + 1);
   return at < 0;
 }
 
 /** Return width and height of a file's picture, or zeros if the browser can't tell. */
 async function size(file) {
-  const image = new Image();
-  image.src = URL.createObjectURL(file);
+  const image = Object.assign(new Image(), { src: URL.createObjectURL(file) });
   await new Promise((done) => { image.onload = image.onerror = done; });
   URL.revokeObjectURL(image.src);
   return [image.naturalWidth, image.naturalHeight];
@@ -141,8 +142,7 @@ function weights(length, available, side, reduction, { resize, crop }) {
   const scale = Math.fround(end - start) / crop, support = Math.max(1, scale);
   return Array.from({ length: crop }, (_, i) => {
     const center = start + (i + 0.5) * scale;
-    const from = Math.max(0, Math.floor(center - support + 0.5));
-    const to = Math.min(available, Math.floor(center + support + 0.5));
+    const [from, to] = [center - support, center + support].map((x) => Math.min(available, Math.max(0, Math.floor(x + 0.5))));
     const near = Array.from({ length: to - from }, (_, j) => Math.max(0, 1 - Math.abs((from + j - center + 0.5) / support)));
     const sum = near.reduce((a, b) => a + b);
     return { from, shares: near.map((share) => Math.floor((share / sum) * ONE + 0.5)) };
