@@ -14,7 +14,7 @@ set -eu
 url=${DATA_URL:-https://download.pytorch.org/tutorial/hymenoptera_data.zip}
 dir=${DATA_DIR:-data}
 dir=${dir%/}
-new=$dir.new.$$
+new=$dir.get_data.$$
 part=$dir.$(printf %s "$url" | cksum | cut -d ' ' -f 1).part
 
 fail() {
@@ -142,9 +142,13 @@ put() { # replaces drawn pictures, which can be drawn again, and nothing else
 }
 
 clear_leftovers() { # of runs that were killed
-    for left in "$dir".new.*; do
-        process=${left#"$dir".new.}
-        kill -0 "${process%.old}" 2>/dev/null || rm -rf "$left"
+    for left in "$dir".get_data.*; do
+        process=${left#"$dir".get_data.}
+        process=${process%.old}
+        case $process in
+        *[!0-9]*) ;; # somebody else's
+        *) kill -0 "$process" 2>/dev/null || rm -rf "$left" ;;
+        esac
     done
 }
 
@@ -152,6 +156,7 @@ show() {
     set -- "$dir"/*/
     ! is_data "$dir" || set -- "$dir"/train/*/ "$dir"/val/*/
     for class; do
+        [ -d "$class" ] || continue # photos may lie there without a folder
         class=${class%/}
         photos=$(photos_in "$class" | wc -l)
         others=$(($(files_in "$class" | wc -l) - photos))
@@ -159,7 +164,8 @@ show() {
         echo "${class#"$dir"/}: $((photos)) photos$skipped"
     done
     options=''
-    [ "$dir" = data ] && ! is_sample || options=" --data-dir $dir"
+    case $dir in *[!A-Za-z0-9_./-]*) named="'$dir'" ;; *) named=$dir ;; esac
+    [ "$dir" = data ] && ! is_sample || options=" --data-dir $named"
     if is_sample; then
         echo "These are drawn pictures, not photos."
         options="$options --from-scratch"

@@ -46,8 +46,8 @@ def main() -> None:
     if args.check and not photos:
         raise StackError(f"{args.check} is no folder with photos in it")
     bento, stored, about = local_model.find(args.tag)
-    if (PUBLIC / "index.html").exists() and not (PUBLIC / "rules.json").exists():
-        raise StackError(f"{PUBLIC} holds another page: move that away, or go to another folder")
+    if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():
+        raise StackError(f"{PUBLIC} holds something else: move it away, or go to another folder")
     fetch_runtime()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         write(Path(folder), about, stored.path_of)

@@ -8,7 +8,6 @@ step changes its answers, and builds a Bento around it.
 """
 
 import argparse
-import errno
 import os
 import shlex
 import sys
@@ -33,7 +32,7 @@ from simplestack.packing import build, examples, local_server, onnx_export, simi
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
-from simplestack.training import checkpoint, folders, model, sample
+from simplestack.training import checkpoint, files, folders, model, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.metrics import format_interval
@@ -42,12 +41,22 @@ CALIBRATION_PHOTOS = 100
 FEW_PHOTOS = 50
 ONE_OF_THE_TUTORIALS = "val/ants/10308379_1b6c72e180.jpg"  # whose photos are public anyway
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}  # of a disk
 
 
 def main(argv: list[str] | None = None) -> None:
     """Pack a checkpoint, try the result, and print the commands that serve it."""
     args = parse_arguments(argv)
+    try:
+        pack(args)
+    except OSError as error:
+        if error.errno not in files.FULL:
+            raise
+        remedy = "make room there, or choose another BENTOML_HOME"
+        raise StackError(f"can't pack ({error}): {remedy}") from error
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Pack a checkpoint if it isn't, try the result, and print the commands that serve it."""
     path = args.checkpoint or checkpoint.newest(Path("saved_models"))
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
@@ -222,10 +231,4 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
 if __name__ == "__main__":
     local_server.stop_like_ctrl_c()
     with simplestack.one_line(stopped="Stopped: run it again to pack."):
-        try:
-            main()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            remedy = "make room there, or choose another BENTOML_HOME"
-            raise StackError(f"can't pack ({error}): {remedy}") from error
+        main()

@@ -51,6 +51,7 @@ def main(given: argparse.Namespace) -> None:
     resumed = checkpoint.resume(given)
     options = merge(given, resumed.arguments if resumed else {})
     path = options.output
+    other = path.stat().st_mtime_ns if path.exists() and not resumed else 0
     if not options.evaluate:  # better to fail now than after the training
         checkpoint.check_output(path, replace=options.update or path == options.checkpoint)
     if options.tensorboard:
@@ -64,7 +65,8 @@ def main(given: argparse.Namespace) -> None:
             train(options, resumed)
     except KeyboardInterrupt:
         hint = f" To go on after the last finished epoch:\n  {options.resume_command()}"
-        print(f"\nStopped.{hint if path.exists() else ''}", file=sys.stderr)
+        saved = path.exists() and path.stat().st_mtime_ns != other
+        print(f"\nStopped.{hint if saved else ''}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -100,7 +102,8 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     if resumed:
         model_without_ddp.load_state_dict(state.last)
         checkpoint.restore_optimizer(optimizer, state.optimizer)
-        scaler.load_state_dict(state.scaler)
+        if state.scaler:  # else it was on a device that needs none
+            scaler.load_state_dict(state.scaler)
     steps = math.ceil(len(photos) / options.batch_size)  # per epoch
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -109,6 +112,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
     )
     model = world.parallel(model_without_ddp)
     if world.rank == 0:
+        report.page(path).unlink(missing_ok=True)  # that of the epochs before
         file = report.write_skipped(folder, dataset.skipped(photos, val_photos), options.checkpoint)
         console.introduce(state, photos, val_photos, str(world), file)
 
@@ -160,6 +164,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
         if compared is None:  # so was the linear probe, or there is none
             both = [predict(best, part, alone, recipe) for part in (photos, val_photos)]
             compared = torch.cat([features for features, _ in both])
+        report.write_history(path, state.history)
         found = suspects.find(compared, photos, val_photos)
         measured = report.write_report(
             path, state, best, val_photos, best_logits, suspicious=found, on=str(world)
@@ -208,6 +213,7 @@ def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
         scheduler.step()
         sums += torch.stack([loss.detach(), weight * (logits.argmax(1) == targets).sum()])
         bar.update()
+    world.share_statistics(model)
     loss_sum, correct = world.sum(sums).tolist()  # only now, it waits for the device
     return loss_sum / len(photos), correct / len(photos)
 
@@ -228,7 +234,7 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
     """Print the result and the next command, and pack it if wanted."""
     path = options.output
     print(f"\nbest validation accuracy {console.format_best(state, measured['accuracy'])}")
-    print(f"report: {report.report_folder(path) / 'report.html'}\ncheckpoint: {path}")
+    print(f"report: {report.page(path)}\ncheckpoint: {path}")
     if not console.wants_bento(options.save_to_bento):
         simplestack.print_next(f"python saveToBento.py {shlex.quote(str(path))}")
         return

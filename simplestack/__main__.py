@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import simplestack
+
+if __name__ == "__main__":
+    simplestack.loading("BentoML")
+
 from simplestack.packing import build, local_server
 from simplestack.serving import images, settings
 from simplestack.serving.errors import StackError
@@ -78,5 +82,6 @@ def fetch_weights() -> None:
 
 
 if __name__ == "__main__":
+    simplestack.loaded()
     with simplestack.one_line():
         main(sys.argv[1:])

@@ -189,10 +189,11 @@ def test_archive_without_photos_is_one_clear_line(tmp_path):
 def test_what_a_killed_run_left_is_cleared(archive, tmp_path):
     with subprocess.Popen(["true"]) as ended:
         pass
-    for name in (f"data.new.{ended.pid}", f"data.new.{os.getpid()}"):
+    others = {f"data.get_data.{os.getpid()}", "data.get_data.mine", "data.new.v2"}
+    for name in {f"data.get_data.{ended.pid}", *others}:
         (tmp_path / name).mkdir()
     assert get(tmp_path, url=archive).returncode == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"data", f"data.new.{os.getpid()}"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data", *others}
 
 
 def test_folder_that_appears_during_the_download_stays(web, tmp_path):
@@ -238,7 +239,7 @@ def test_full_disk_is_one_clear_line_and_leaves_nothing_half_done(archive, web, 
     url = archive if source == "path" else f"{web[0]}/photos.zip"
     assert "is the disk full?" in error_line(get(full_disk, url=url))
     assert not (full_disk / "data").exists()
-    assert not list(full_disk.glob("*.new.*"))
+    assert not list(full_disk.glob("*.get_data.*"))
 
 
 def test_own_photos_are_taken_as_they_are(tmp_path):

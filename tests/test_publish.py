@@ -123,13 +123,16 @@ def test_photos_that_are_no_longer_shown_are_removed(public):
     ]
 
 
-def test_another_page_is_not_overwritten(tmp_path):
-    (tmp_path / "public").mkdir()
-    (tmp_path / "public/index.html").write_text("mine")
+@pytest.mark.parametrize("name", ["index.html", "examples/mine.jpg"])
+def test_what_is_in_the_way_is_not_overwritten(tmp_path, name):
+    file = tmp_path / "public" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
     result = python("publish.py", cwd=tmp_path)
-    assert "public holds another page" in error_line(result)
-    assert (tmp_path / "public/index.html").read_text() == "mine"
-    assert [path.name for path in tmp_path.rglob("*")] == ["public", "index.html"]
+    assert "public holds something else" in error_line(result)
+    assert file.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_name_that_nothing_is_packed_under(tmp_path):

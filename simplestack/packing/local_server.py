@@ -21,6 +21,7 @@ from simplestack.serving import settings
 from simplestack.serving.errors import StackError, printable
 
 HOST = "127.0.0.1"
+LAST_LINES = 20  # of a log, that are shown
 READY_WITHIN = 120  # seconds; a cold disk or a busy machine can need many of them
 
 
@@ -73,15 +74,18 @@ def start(
     )
     try:
         if not _becomes_ready(server, f"http://{HOST}:{port}"):
-            raise StackError(f"the packed service doesn't start:\n{_end_of(log)}")
+            show_end(log)
+            raise StackError("the packed service doesn't start: see its log above")
         yield server
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
 
 
-def _end_of(log: IO[str]) -> str:
-    return Path(log.name).read_text()[-2000:]
+def show_end(log: IO[str]) -> None:
+    """Print the last lines of a server's log."""
+    for line in Path(log.name).read_text(errors="replace").splitlines()[-LAST_LINES:]:
+        print(printable(line), file=sys.stderr)
 
 
 def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
@@ -128,7 +132,8 @@ def serve_until_ctrl_c(bento: str, image: Path, *lines: str) -> None:
             print(f"{image} → {predict(f'http://{HOST}:{port}', image)}\n", *lines, sep="\n")
             print(f"The page: http://localhost:{port}/  (Ctrl-C stops the server)\n", flush=True)
             show_requests(server, log)
-            raise StackError(f"the server has ended:\n{_end_of(log)}")
+            show_end(log)
+            raise StackError("the server has ended: see its log above")
     except KeyboardInterrupt:
         print("\nStopped.")
 

@@ -3,7 +3,6 @@
 import math
 import pickle
 import platform
-import shlex
 import tempfile
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
@@ -19,7 +18,7 @@ from simplestack.serving import images
 from simplestack.serving.errors import StackError, printable
 from simplestack.training import folders, model
 from simplestack.training.files import write_atomically
-from simplestack.training.options import Options
+from simplestack.training.options import Options, command
 
 FORMAT = 4
 SUFFIX = ".ckpt"
@@ -123,7 +122,8 @@ def new(options: Options) -> Checkpoint:
 def resume(given: Namespace) -> Checkpoint | None:
     """Return the run to go on with, given the command line; None for a new one.
 
-    Raises StackError if its photos have changed, unless it may be trained anew.
+    A new one instead of another is given that one's arguments, too. Raises StackError if its photos
+    have changed, unless it may be trained anew.
     """
     update = "update" in given and given.output.exists()
     if not update and "checkpoint" not in given:
@@ -137,10 +137,11 @@ def resume(given: Namespace) -> Checkpoint | None:
     if changed and not update:
         raise StackError(
             f"{data_dir} has changed since {path} was trained ({changed}): to train anew on what is"
-            f" there now, {shlex.join(['python', 'train.py', '--data-dir', str(data_dir)])}"
+            f" there now, {command({**state.arguments, 'data_dir': str(data_dir)})}"
         )
     if changed:
         print(f"{printable(f'{data_dir} has changed: {changed}')}. Training anew.")
+        vars(given).update({**state.arguments, **vars(given)})
         return None
     given.checkpoint = path
     return state

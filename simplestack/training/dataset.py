@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,13 @@ class Photos(Dataset[Tensor]):
         """Read a photo, S×S×3 uint8. Raises StackError if it can't be used."""
         return self.read(self.names[index]).pixels
 
+    def __getitems__(self, indices: list[int]) -> Tensor | StackError:
+        """Read a batch, n×S×S×3 uint8, or return an error: PyTorch adds a traceback to others."""
+        try:
+            return torch.stack([self[index] for index in indices])
+        except StackError as error:
+            return error
+
     def read(self, name: str) -> Read:
         """Read a file. Raises StackError if it is no usable photo."""
         path = self.data_dir / name
@@ -144,11 +152,12 @@ class Photos(Dataset[Tensor]):
             batch_sampler=[batch.tolist() for batch in plan],
             num_workers=min(MAX_WORKERS, cores()),
             pin_memory=device.type == "cuda",
-            worker_init_fn=_ignore_stop_signals,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_group,
         )
         with held_signals():
             batches = iter(loader)
-        return (batch.to(device, non_blocking=True) for batch in batches)
+        return (_checked(batch).to(device, non_blocking=True) for batch in batches)
 
 
 @contextlib.contextmanager
@@ -167,10 +176,19 @@ def held_signals() -> Iterator[None]:
         signal.raise_signal(received[0])
 
 
-def _ignore_stop_signals(_: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the main process, which then ends its workers."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _checked(batch: Tensor | StackError) -> Tensor:
+    if isinstance(batch, StackError):
+        raise batch
+    return batch
+
+
+def _leave_group(_: int) -> None:
+    """Leave Ctrl-C and signals to the group to the main process, which then ends its workers."""
+    os.setpgrp()
 
 
 def open_photos(

@@ -1,9 +1,8 @@
 """Where a training runs: its device, fast numerics, and the processes that share the work."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -12,8 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from simplestack.serving.container import cores
 from simplestack.serving.errors import StackError
-
-T = TypeVar("T", Tensor, Sequence[int])
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class World:
         enabled = mixed_precision and precision(self.device) == torch.float16
         return torch.amp.GradScaler(self.device.type, enabled=enabled)
 
-    def share(self, items: T) -> T:
+    def share(self, items: Tensor) -> Tensor:
         """Return this process's share of the items."""
         return items[self.rank :: self.world_size]
 
@@ -80,6 +77,12 @@ class World:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def share_statistics(self, model: nn.Module) -> None:
+        """Let all processes have the batch norm's statistics of the first, whose model is saved."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """Wrap the model so that the processes average their gradients in every step."""

@@ -1,5 +1,6 @@
 """Evaluate a model on photos."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -77,13 +78,16 @@ def load_best(checkpoint: Checkpoint, world: World) -> Classifier:
 
 def evaluate(options: Options, state: Checkpoint) -> None:
     """Measure the best epoch of a checkpoint, on its validation photos or in another folder."""
-    names = state.photos["val"]
+    names, validation = state.photos["val"], True
     if options.data_dir.resolve() != Path(state.arguments["data_dir"]).resolve():
-        names = folders.find_labelled(options.data_dir, state.classes)
+        names, validation = folders.find_labelled(options.data_dir, state.classes), False
     world = World.start(options.device)
     photos = dataset.open_labelled(options.data_dir, names, state.classes, device=world.device)
     best = load_best(state, world)
     _, logits = predict(best, photos, world, RECIPES[options.recipe])
     world.stop()
     if world.rank == 0:
-        print(report.report_evaluation(options.output, state, best, photos, logits))
+        for line in photos.broken if validation else ():  # else they are in the report
+            print(f"warning: skipped {line}", file=sys.stderr)
+        given = (options.output, state, best, photos, logits)
+        print(report.report_evaluation(*given, validation=validation))

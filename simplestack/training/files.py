@@ -1,6 +1,7 @@
 """Files: read in threads, written whole or not at all."""
 
 import contextlib
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import BinaryIO, TypeVar
 
 from simplestack.serving.container import cores
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}  # of a disk
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

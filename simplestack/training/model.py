@@ -3,15 +3,16 @@
 import hashlib
 from pathlib import Path
 from typing import cast
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from simplestack.serving.errors import StackError
+from simplestack.training.files import FULL
 
 WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
+FILE = WEIGHTS.url.rpartition("/")[2]  # ends in the first digits of the SHA-256
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
 STD = (0.229, 0.224, 0.225)
 PROBE_STEPS = 200  # of L-BFGS, at most
@@ -126,8 +127,7 @@ def fit_head(
 
 def foreign_weights() -> str:
     """Return a warning if the file with ImageNet's weights isn't the one that is published."""
-    name = WEIGHTS.url.rpartition("/")[2]  # ends in the first digits of the SHA-256
-    file = Path(torch.hub.get_dir(), "checkpoints", name)
+    file = Path(torch.hub.get_dir(), "checkpoints", FILE)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest.startswith(file.stem.rpartition("-")[2]):
         return ""
@@ -140,19 +140,21 @@ def pretrained(classes: int) -> Classifier:
     torchvision reads the weights from TORCH_HOME, or downloads them once. Raises StackError if it
     can't.
     """
-    folder = f"{torch.hub.get_dir()}/checkpoints"
+    folder = Path(torch.hub.get_dir(), "checkpoints")
     model = Classifier(classes)
     try:
         state = WEIGHTS.get_state_dict(progress=True, check_hash=True, weights_only=True)
         del state["fc.weight"], state["fc.bias"]
         model.resnet.load_state_dict(state, strict=False)
-    except (URLError, OSError) as error:
-        raise UnreachableError(
-            f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"
-            f" internet, or download that file elsewhere and put it into {folder}, or train"
-            " without them: --from-scratch"
-        ) from error
     except Exception as error:  # torch raises many types on a damaged or foreign file
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise StackError(f"can't write the ImageNet weights into {folder} ({error})") from error
+        if isinstance(error, OSError) or not (folder / FILE).exists():  # or it came in part only
+            raise UnreachableError(
+                f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"
+                f" internet, or download that file elsewhere and put it into {folder}, or train"
+                " without them: --from-scratch"
+            ) from error
         raise StackError(
             f"the ImageNet weights in {folder} are damaged ({type(error).__name__}): delete the"
             " file there and start again"

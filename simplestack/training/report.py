@@ -44,9 +44,14 @@ def report_folder(path: Path) -> Path:
     return path.with_suffix("")
 
 
+def page(path: Path) -> Path:
+    """Return the report of the checkpoint `path`."""
+    return report_folder(path) / "report.html"
+
+
 def is_complete(path: Path, checkpoint: Checkpoint, epochs: int) -> bool:
     """Return whether a run is over, and reported."""
-    return checkpoint.epoch >= epochs and (report_folder(path) / "report.html").exists()
+    return checkpoint.epoch >= epochs and page(path).exists()
 
 
 def write_history(path: Path, history: list[dict[str, float]], tensorboard: Any = None) -> None:
@@ -108,21 +113,21 @@ def write_report(
     """Write metrics.json, args.json and report.html about a checkpoint; return the metrics.
 
     `model` is that of the best epoch, `logits`, N×C, are its answers to the photos: to those for
-    validation, or to any others of its classes. The files go beside the checkpoint, at `path`, or
-    into `folder`. `suspicious` is what `suspects` has found; `on` names the device of the training.
+    validation, or to any others of its classes, whose files go into `folder` instead of beside the
+    checkpoint, at `path`. `suspicious` is what `suspects` has found; `on` names the device of the
+    training.
     """
-    folder, classes = folder or report_folder(path), checkpoint.classes
+    into, classes = folder or report_folder(path), checkpoint.classes
     probabilities = logits.softmax(1)
     metrics = compute_metrics(probabilities, val.labels, classes)
     for name, content in (("metrics", metrics), ("args", checkpoint.arguments)):
-        _write(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
-    validated = val.names == checkpoint.photos["val"]
-    curves = validated and len(checkpoint.history) > 1  # one point is no curve
-    page = TEMPLATES.get_template("report.html.j2").render(
+        _write(into / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    curves = not folder and len(checkpoint.history) > 1  # one point is no curve
+    text = TEMPLATES.get_template("report.html.j2").render(
         title=title(classes),
         name=path.name,
         date=f"{datetime.now():%Y-%m-%d}",
-        measured_on=None if validated else str(val.data_dir),
+        measured_on=str(val.data_dir) if folder else None,
         checkpoint=checkpoint,
         best=name_epoch(checkpoint.best_epoch, checkpoint.epoch),
         metrics=metrics,
@@ -132,23 +137,29 @@ def write_report(
         charts=[figures.chart(checkpoint, name) for name in ("accuracy", "loss") if curves],
         figures=figures.worst_photos(model, classes, val, probabilities),
         suspicious=suspicious,
-        skipped=read_skipped(folder),
+        skipped=read_skipped(into),
         command=command(checkpoint.arguments),
         duration=timedelta(seconds=round(sum(row["seconds"] for row in checkpoint.history))),
         on=on,
     )
-    _write(folder / "report.html", page)
+    _write(into / "report.html", text)
     return metrics
 
 
 def report_evaluation(
-    path: Path, checkpoint: Checkpoint, model: Classifier, photos: Photos, logits: Tensor
+    path: Path,
+    checkpoint: Checkpoint,
+    model: Classifier,
+    photos: Photos,
+    logits: Tensor,
+    *,
+    validation: bool,
 ) -> str:
-    """Return the metrics as text; of other photos than those for validation, write a report, too.
+    """Return the metrics as text; of other photos than those for `validation`, write a report, too.
 
     It goes into a folder of its own beside the checkpoint's.
     """
-    if photos.names == checkpoint.photos["val"]:
+    if validation:
         return format_metrics(compute_metrics(logits.softmax(1), photos.labels, checkpoint.classes))
     folder = report_folder(path) / f"evaluated-{photos.data_dir.resolve().name}"
     write_skipped(folder, dataset.skipped(photos))

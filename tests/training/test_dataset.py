@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import encode, split_folder, write_pictures
+from helpers import encode, split_folder, start_training, write_pictures
 from PIL import Image
 
 from simplestack.serving import images
@@ -36,6 +36,23 @@ def test_a_broken_photo_is_named_and_skipped(photos: Path) -> None:
     train, _, warnings = opened(photos)
     assert "half.png" in warnings
     assert "train/ants/half.png" not in train.names
+
+
+def test_a_photo_that_vanishes_ends_the_training_with_one_line(
+    photos: Path, tmp_path: Path
+) -> None:
+    run = ("--data-dir", photos, "--from-scratch", "--epochs", 50, "--cache", 0)
+    with start_training(*run, "--output", tmp_path / "a.ckpt") as process:
+        assert process.stdout
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("epoch"):
+                (photos / "train" / "bees" / "3.png").unlink(missing_ok=True)
+        assert process.wait(timeout=60) == 1
+    (error,) = [line for line in said.splitlines() if "error: " in line]
+    assert "bees/3.png: " in error
+    assert "Traceback" not in said
 
 
 def test_text_that_is_named_like_a_photo_is_skipped(photos: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from helpers import split_folder, start_training, train_in_process
 
 from simplestack.packing import local_server
-from simplestack.training import checkpoint, distributed
+from simplestack.training import checkpoint, dataset, distributed, evaluate, metrics
 from simplestack.training.checkpoint import Checkpoint
 
 SCRIPT = "train.py"
@@ -43,6 +43,23 @@ def test_two_processes_end_with_the_accuracy_of_one(
 ) -> None:
     one, two, _ = both
     assert [r["val_accuracy"] for r in one.history] == [r["val_accuracy"] for r in two.history]
+
+
+def test_what_several_processes_measure_is_what_is_saved(tmp_path: Path) -> None:
+    photos, path = split_folder(tmp_path / "photos", 6, 6), tmp_path / "two.ckpt"
+    arguments = ("--data-dir", photos, "--from-scratch", "--epochs", 1, "--lr", 0.1)
+    process = start_training(*arguments, "--output", path, program=ONE_MACHINE)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    state = checkpoint.load(path)  # whose batch norm has statistics of its own photos
+    val = dataset.Photos(photos, state.photos["val"], state.classes, whole=False)
+    world = distributed.World(torch.device("cpu"))
+    plan = torch.arange(len(val))
+    pixels = torch.stack([val[i] for i in plan.tolist()])
+    with torch.no_grad():
+        logits = evaluate.load_best(state, world)(pixels)
+    loss, _ = metrics.loss_and_accuracy(logits, val.labels)
+    assert loss == pytest.approx(state.history[-1]["val_loss"], rel=1e-3)
 
 
 def test_two_machines_end_with_nearly_the_weights_of_one(

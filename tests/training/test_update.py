@@ -3,12 +3,14 @@
 import shutil
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from helpers import PROJECT, run, run_training, split_folder, train_in_process, write_pictures
 
+import train
 from simplestack.serving.errors import StackError
-from simplestack.training import checkpoint
+from simplestack.training import checkpoint, suspects
 
 QUICK = ("--from-scratch", "--epochs", 1)
 
@@ -69,8 +71,30 @@ def test_a_run_whose_photos_have_changed_is_not_resumed(folder, tmp_path):
     path = tmp_path / "a.ckpt"
     train_in_process(path, "--data-dir", folder, *QUICK)
     (folder / "ants" / "1.png").rename(folder / "ants" / "x.png")
-    with pytest.raises(StackError, match=r"1 new photo, 1 gone.*python train\.py --data-dir"):
+    with pytest.raises(
+        StackError, match=r"1 new photo, 1 gone.*python train\.py --epochs 1 --data-dir"
+    ):
         run_training("-c", path)
+
+
+def test_training_anew_takes_what_was_given_before(folder, tmp_path):
+    path = tmp_path / "a.ckpt"
+    state = train_in_process(path, "--data-dir", folder, *QUICK, "--seed", 3, "--class-weights")
+    write_pictures(folder, 9)
+    anew = train_in_process(path, "--update", "--lr", 0.002)
+    assert anew.arguments == {**state.arguments, "lr": 0.002}
+    assert anew.photos != state.photos
+
+
+def test_an_old_report_is_not_taken_for_that_of_a_run_that_was_stopped(update, folder, tmp_path):
+    update()
+    write_pictures(folder, 9)
+    stop = patch.object(suspects, "find", side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(SystemExit):
+        train_in_process(tmp_path / "a.ckpt", "--update", "--data-dir", folder, *QUICK)
+    assert not (tmp_path / "a" / "report.html").exists()
+    assert "nothing to do" not in update()[0]
+    assert (tmp_path / "a" / "report.html").exists()
 
 
 def test_a_folder_that_has_moved_is_the_same_one(folder, tmp_path):
@@ -78,6 +102,15 @@ def test_a_folder_that_has_moved_is_the_same_one(folder, tmp_path):
     train_in_process(path, "--data-dir", folder, *QUICK)
     folder.rename(tmp_path / "elsewhere")
     run_training("-c", path, "--data-dir", tmp_path / "elsewhere", "--save-to-bento", "no")
+
+
+def test_ctrl_c_before_the_first_new_epoch_names_no_way_to_go_on(update, folder, tmp_path, capsys):
+    update()
+    write_pictures(folder, 9)
+    stop = patch.object(train, "train_one_epoch", side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(SystemExit):
+        train_in_process(tmp_path / "a.ckpt", "--update", "--data-dir", folder, *QUICK)
+    assert capsys.readouterr().err.endswith("\nStopped.\n")
 
 
 def test_update_needs_an_output(capsys):
