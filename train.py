@@ -51,9 +51,9 @@ def main(given: argparse.Namespace) -> None:
     resumed = checkpoint.resume(given)
     options = merge(given, resumed.arguments if resumed else {})
     path = options.output
-    other = path.stat().st_mtime_ns if path.exists() and not resumed else 0
     if not options.evaluate:  # better to fail now than after the training
         checkpoint.check_output(path, replace=options.update or path == options.checkpoint)
+    other = path.stat().st_mtime_ns if path.exists() and not resumed else 0
     if options.tensorboard:
         report.summary_writer()
     try:

@@ -14,9 +14,10 @@ def test_bento_is_served_by_its_tag(bento, photo):
         check_answer(json.loads(local_server.predict(url, photo)))
 
 
-def test_bad_setting_stops_the_server(bento):
-    with pytest.raises(StackError, match="MAX_BYTES='much' is not a whole number"):
+def test_bad_setting_stops_the_server(bento, capsys):
+    with pytest.raises(StackError, match="doesn't start: see its log above"):
         local_server.serve(str(bento), MAX_BYTES="much").__enter__()
+    assert "\nerror: MAX_BYTES='much' is not a whole number" in capsys.readouterr().err
 
 
 def test_default_port_is_the_tutorials(bento):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from simplestack.packing import page_check
 from simplestack.training import model
 
 
@@ -69,3 +70,13 @@ def test_frozen_stages_features_and_head_are_the_whole_network(network, photos, 
     assert torch.allclose(network.resnet.fc(network.features(frozen)), whole, atol=1e-4)
     assert torch.allclose(network.logits(frozen), whole, atol=1e-4)
     network.frozen_stages = 0
+
+
+def test_weights_that_come_in_part_are_called_unreachable(tmp_path, monkeypatch):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / model.FILE).write_bytes(bytes(1000))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with page_check.served(tmp_path / "web") as url:
+        monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
+        with pytest.raises(model.UnreachableError, match="invalid hash value"):
+            model.pretrained(2)

@@ -119,6 +119,18 @@ def test_update_needs_an_output(capsys):
     assert "--update needs --output" in capsys.readouterr().err
 
 
+def test_a_validation_photo_that_is_gone_is_said_when_evaluating(tmp_path, capsys):
+    path, folder = tmp_path / "a.ckpt", split_folder(tmp_path / "data")
+    train_in_process(path, "--data-dir", folder, *QUICK)
+    (folder / "val" / "bees" / "0.png").unlink()
+    capsys.readouterr()
+    run_training("--evaluate", "-c", path, "--device", "cpu")
+    said = capsys.readouterr()
+    assert "on 3 validation photos" in said.out
+    assert "warning: skipped" in said.err
+    assert not list((tmp_path / "a").glob("evaluated-*"))
+
+
 def test_another_folder_is_evaluated_without_the_photos_of_the_training(tmp_path, capsys):
     path, folder = tmp_path / "a.ckpt", split_folder(tmp_path / "data")
     train_in_process(path, "--data-dir", folder, *QUICK)
