@@ -62,10 +62,9 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _token(value: str) -> str:
-    if value != value.strip() or not (value.isascii() and value.isprintable()):
+    if value != value.strip() or not value.isprintable():
         raise StackError(
-            "API_TOKEN can't be sent in a header by all clients: use ASCII characters only, without"
-            " line breaks, and without spaces at its ends"
+            "API_TOKEN can't be sent in a header: leave out line breaks, and spaces at its ends"
         )
     return value
 

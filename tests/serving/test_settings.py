@@ -23,9 +23,9 @@ def test_number_of_thousands_of_digits_is_one_clear_line():
         settings.read({"MAX_BYTES": "9" * 5000})
 
 
-@pytest.mark.parametrize("token", [" a", "a ", "a\nb", "\udcff", "schlüssel"])
+@pytest.mark.parametrize("token", [" a", "a ", "a\nb", "\udcff"])
 def test_token_that_no_header_can_carry_is_one_clear_line(token):
-    with pytest.raises(StackError, match=r"^API_TOKEN can't be sent in a header by .*$"):
+    with pytest.raises(StackError, match=r"^API_TOKEN can't be sent in a header: .*$"):
         settings.read({"API_TOKEN": token})
 
 

@@ -1,6 +1,7 @@
 """The network: what it computes, and that the explanation is the prediction."""
 
 import math
+import urllib.request
 
 import pytest
 import torch
@@ -76,7 +77,10 @@ def test_weights_that_come_in_part_are_called_unreachable(tmp_path, monkeypatch)
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / model.FILE).write_bytes(bytes(1000))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # Or urllib takes the proxies that were set when it was first used, maybe in another test.
+    urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
     with page_check.served(tmp_path / "web") as url:
         monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
         with pytest.raises(model.UnreachableError, match="invalid hash value"):
             model.pretrained(2)
+    urllib.request.install_opener(None)
