@@ -146,7 +146,7 @@ clear_leftovers() { # of runs that were killed
         process=${left#"$dir".get_data.}
         process=${process%.old}
         case $process in
-        *[!0-9]*) ;; # somebody else's
+        '' | *[!0-9]*) ;; # somebody else's
         *) kill -0 "$process" 2>/dev/null || rm -rf "$left" ;;
         esac
     done

@@ -148,7 +148,10 @@ def pretrained(classes: int) -> Classifier:
         model.resnet.load_state_dict(state, strict=False)
     except Exception as error:  # torch raises many types on a damaged or foreign file
         if isinstance(error, OSError) and error.errno in FULL:
-            raise StackError(f"can't write the ImageNet weights into {folder} ({error})") from error
+            raise StackError(
+                f"can't read or write the ImageNet weights in {folder} ({error}): make room there,"
+                " or choose another TORCH_HOME"
+            ) from error
         if isinstance(error, OSError) or not (folder / FILE).exists():  # or it came in part only
             raise UnreachableError(
                 f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"

@@ -105,7 +105,7 @@ def test_json_of_other_programs_is_understood(url, photo):
         '{"inputs": "AAAA", "parameters": 5}',
         '{"inputs": "AAAA", "parameters": [1]}',
         '{"inputs": "AAAA", "more": "' + "x" * 2000 + '"}',
-        '{"inputs": "AAAA", "a": ' + "[" * 970,
+        '{"inputs":"AAAA","a":' + "[" * 980,
         b'{"inputs": "AAAA", "parameters": {"\xff": 1}}',
         "[[]," * 2_000_000,
         '"inputs"' + " " * 5_000_000,

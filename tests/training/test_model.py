@@ -78,9 +78,9 @@ def test_weights_that_come_in_part_are_called_unreachable(tmp_path, monkeypatch)
     (tmp_path / "web" / model.FILE).write_bytes(bytes(1000))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     # Or urllib takes the proxies that were set when it was first used, maybe in another test.
-    urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    monkeypatch.setattr(torch.hub, "urlopen", opener.open)
     with page_check.served(tmp_path / "web") as url:
         monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
         with pytest.raises(model.UnreachableError, match="invalid hash value"):
             model.pretrained(2)
-    urllib.request.install_opener(None)
