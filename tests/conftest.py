@@ -1,101 +1,126 @@
-"""Real files, a real BentoML store in a temporary home, real servers; built once a session."""
+"""What all tests share: drawn pictures, a small checkpoint, and the Bento packed from it."""
 
+import hashlib
 import os
-import re
+import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from helpers import gunicorn, python
+from filelock import FileLock
+from helpers import PROJECT
 from playwright.sync_api import Browser, sync_playwright
 
-from simplestack.packing import local_server
+from simplestack.packing import build
 from simplestack.packing.page_check import CHROMIUM
 from simplestack.training import sample
+
+CACHE = PROJECT / ".pytest_cache" / "made"
+SERVERS = ("bentoml_url", "gunicorn_url")
 
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("Chromium is not installed")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share a server in one process, and else those of a file."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = next((name for name in SERVERS if name in names), item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def bentoml_home(tmp_path_factory) -> Iterator[Path]:
-    """Keep BentoML away from the user's own store; let its command be found."""
-    home = tmp_path_factory.mktemp("bentoml")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        patch.setenv("BENTOML_HOME", str(home))
-        patch.setenv("BENTOML_DO_NOT_TRACK", "True")
-        yield home
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """A data folder with a few drawn pictures."""
-    folder = tmp_path_factory.mktemp("pictures") / "data"
-    sample.write(folder, {"train": 6, "val": 3})
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Let `make` fill a folder, unless that is done: by an earlier run or another process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "whole").touch()
     return folder
 
 
 @pytest.fixture(scope="session")
-def photo(pictures) -> Path:
+def packed() -> Path:
+    """A folder with drawn pictures, what was trained on them and the BentoML store it is in.
+
+    It is kept until something that makes it changes.
+    """
+    makers = (PROJECT / "train.py", PROJECT / "tests" / "conftest.py", PROJECT / "requirements.txt")
+    key = f"{build.hash_code()}{build.hash_files(*makers)}{sys.version}"
+    return make_once(CACHE / hashlib.sha256(key.encode()).hexdigest()[:16], pack)
+
+
+def pack(folder: Path) -> None:
+    """Draw, train and pack into a folder; remove those of other versions."""
+    from trainings import train_in_process  # noqa: PLC0415
+
+    import saveToBento  # noqa: PLC0415  (these take seconds, and the next runs do without)
+
+    for other in CACHE.iterdir():
+        if other.is_dir() and other != folder:
+            shutil.rmtree(other)
+    data = folder / "data"
+    sample.write(data, {"train": 6, "val": 3})
+    train_in_process(folder / "short.ckpt", "--data-dir", data, "--from-scratch", "--epochs", 2)
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        patch.object(saveToBento, "show"),  # which would start a server
+        warnings.catch_warnings(action="ignore"),  # BentoML's, when it imports a service
+    ):
+        environment.setenv("BENTOML_HOME", str(folder / "home"))
+        saveToBento.main([str(folder / "short.ckpt")])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep tests away from the user's own settings and BentoML store; let commands be found."""
+    home = tmp_path_factory.mktemp("bentoml")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        environment.setenv("BENTOML_HOME", str(home))
+        environment.setenv("BENTOML_DO_NOT_TRACK", "True")
+        yield home
+
+
+@pytest.fixture(scope="session")
+def pictures(packed: Path) -> Path:
+    """A data folder with 6 drawn pictures of each class for training and 3 for validation."""
+    return packed / "data"
+
+
+@pytest.fixture(scope="session")
+def photo(pictures: Path) -> Path:
     """One of these pictures."""
     return pictures / "val" / "ants" / "00.jpg"
 
 
 @pytest.fixture(scope="session")
-def training(pictures, tmp_path_factory) -> subprocess.CompletedProcess:
-    """What train.py did in a short training from scratch."""
-    path = tmp_path_factory.mktemp("trained") / "short.ckpt"
-    arguments = ("--data-dir", pictures, "--from-scratch", "--epochs", 2, "--output", path)
-    result = python("train.py", *arguments)
-    assert result.returncode == 0, result.stderr
-    return result
+def trained(packed: Path) -> Path:
+    """The checkpoint of two epochs on them."""
+    return packed / "short.ckpt"
 
 
 @pytest.fixture(scope="session")
-def trained(training) -> Path:
-    """The checkpoint of that training."""
-    return Path(re.search(r"checkpoint: (.+)", training.stdout)[1])
+def bento(packed: Path, environment: Path) -> Path:
+    """The saved path of its Bento, in this process's own store."""
+    shutil.copytree(packed / "home", environment, dirs_exist_ok=True)
+    return Path(build.latest().path)
 
 
-@pytest.fixture(scope="session")
-def packing(trained, bentoml_home) -> subprocess.CompletedProcess:
-    """What saveToBento.py did with that checkpoint, into a store that has a relative path."""
-    home = {"BENTOML_HOME": bentoml_home.name}
-    result = python("saveToBento.py", trained, cwd=bentoml_home.parent, **home)
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-@pytest.fixture(scope="session")
-def bento(packing) -> Path:
-    """The saved path of the Bento."""
-    return Path(re.search(r"saved path: (.+)", packing.stdout)[1])
-
-
-@pytest.fixture(scope="session")
-def bentoml_url(bento) -> Iterator[str]:
-    """The URL of the Bento, served by `bentoml serve`."""
-    with local_server.serve(str(bento)) as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def gunicorn_url(bento) -> Iterator[str]:
-    """The URL of the Bento, served as in the container, with one worker."""
-    with gunicorn(bento) as (url, _):
-        yield url
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed: apt install chromium")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()

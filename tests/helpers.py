@@ -1,4 +1,4 @@
-"""What the tests share: commands as people run them, servers, clients, photos, short trainings."""
+"""What the tests share: commands as people run them, servers, clients, pictures."""
 
 import http.client
 import io
@@ -18,16 +18,11 @@ from urllib.parse import urlsplit
 import pillow_heif
 import pytest
 import requests
-import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from prometheus_client.parser import text_string_to_metric_families
 
-import train
 from simplestack.packing import local_server
-from simplestack.training import checkpoint, model
-from simplestack.training.checkpoint import Checkpoint
-from simplestack.training.options import parse_arguments
 
 PROJECT = Path(__file__).parent.parent
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -256,9 +251,6 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-# Trainings
-
-
 def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("ants", "bees")) -> None:
     """Write `count` one-coloured pictures per class; no two are the same."""
     for name in classes:
@@ -274,62 +266,3 @@ def split_folder(folder: Path, train_count: int = 5, val_count: int = 2) -> Path
     write_pictures(folder / "train", train_count)
     write_pictures(folder / "val", val_count)
     return folder
-
-
-def write_weights(torch_home: Path) -> Path:
-    """Write random weights where torchvision looks for ImageNet's."""
-    torch.manual_seed(1)
-    network = model.Classifier(1000).resnet
-    file = torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
-    file.parent.mkdir(parents=True)
-    torch.save(network.state_dict(), file)
-    return torch_home
-
-
-def train_in_process(output: Path, *arguments: object) -> Checkpoint:
-    """Train on the CPU in this process; return the checkpoint."""
-    given = ["--output", output, "--device", "cpu", "--save-to-bento", "no", *arguments]
-    run_training(*given)
-    return checkpoint.load(output)
-
-
-def run_training(*arguments: object) -> None:
-    """Run train.py in this process."""
-    train.main(parse_arguments([str(argument) for argument in arguments]))
-
-
-def start_training(
-    *arguments: object, program: tuple[str, ...] = ("train.py",)
-) -> "subprocess.Popen[str]":
-    """Start a training as people do, with its output in a pipe."""
-    command = [sys.executable, *program, *arguments, "--device", "cpu", "--save-to-bento", "no"]
-    return subprocess.Popen(
-        [str(part) for part in command],
-        cwd=PROJECT,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def stop_at(
-    process: "subprocess.Popen[str]", line: str, number: int, *, group: bool = False
-) -> str:
-    """Send a signal once a line with that start has been printed; return what follows it.
-
-    The `group` gets it with all its processes, as when Ctrl-C is typed.
-    """
-    with process:
-        assert process.stdout
-        for printed in process.stdout:
-            if printed.startswith(line):
-                (os.killpg if group else os.kill)(process.pid, number)
-                break
-        return process.stdout.read()
-
-
-def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Tell whether two sets of weights are the same, bit for bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

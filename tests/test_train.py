@@ -10,16 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import (
-    OFFLINE,
-    PROJECT,
-    error_line,
-    python,
-    run_training,
-    start_training,
-    stop_at,
-    train_in_process,
-)
+from helpers import OFFLINE, PROJECT, error_line, python
+from trainings import run_training, start_training, stop_at, train_in_process
 
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, model

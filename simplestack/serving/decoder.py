@@ -3,7 +3,7 @@
     python -m simplestack.serving.decoder 3
 
 forks one for each socket that arrives through file descriptor 3. It loads nothing but Pillow,
-pi-heif and NumPy, so that a decoder is small and starts in milliseconds.
+pillow-heif and NumPy, so that a decoder is small and starts in milliseconds.
 """
 
 import json

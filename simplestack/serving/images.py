@@ -1,7 +1,7 @@
 """The one path from the bytes of a photo to the array that the network sees.
 
 Validation, calibration, packing and serving all take it, so they can't come to differ.
-Needs Pillow, pi-heif and NumPy only: the served image has no torch in it.
+Needs Pillow, pillow-heif and NumPy only: the served image has no torch in it.
 """
 
 import io
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 import numpy as np
-import pi_heif
+import pillow_heif
 from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
@@ -40,9 +40,11 @@ MAX_PIXELS = 64_000_000  # after a JPEG's decoder has reduced it
 Image.preinit()
 LOADED = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # not one for each of the host's cores: they take memory
-pi_heif.register_heif_opener(
+pillow_heif.register_heif_opener(
     decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
 )
+for writers in (Image.SAVE, Image.SAVE_ALL):  # nothing is written as HEIC
+    del writers["HEIF"]
 # Some tools put megabytes of settings into a PNG.
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import split_folder, train_in_process, write_weights
+from helpers import split_folder
+from trainings import train_in_process, write_weights
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import encode, split_folder, start_training, write_pictures
+from helpers import encode, split_folder, write_pictures
 from PIL import Image
+from trainings import start_training
 
 from simplestack.serving import images
 from simplestack.serving.errors import StackError

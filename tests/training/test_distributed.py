@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import split_folder, start_training, train_in_process
+from helpers import split_folder
+from trainings import start_training, train_in_process
 
 from simplestack.packing import local_server
 from simplestack.training import checkpoint, dataset, distributed, evaluate, metrics

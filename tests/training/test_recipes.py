@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import same_weights, train_in_process
+from trainings import same_weights, train_in_process
 
 from simplestack.training import checkpoint, model
 from simplestack.training.checkpoint import Checkpoint

@@ -11,19 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import (
-    COLOURS,
-    ODD_NAME,
-    odd_names,
-    run_training,
-    same_weights,
-    split_folder,
-    train_in_process,
-    write_pictures,
-)
+from helpers import COLOURS, ODD_NAME, odd_names, split_folder, write_pictures
 from PIL import Image
 from playwright.sync_api import Browser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainings import run_training, same_weights, train_in_process
 
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, dataset, report, suspects

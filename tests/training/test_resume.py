@@ -4,7 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers import same_weights, split_folder, start_training, stop_at, train_in_process
+from helpers import split_folder
+from trainings import same_weights, start_training, stop_at, train_in_process
 
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint

@@ -6,7 +6,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from helpers import PROJECT, run, run_training, split_folder, train_in_process, write_pictures
+from helpers import PROJECT, run, split_folder, write_pictures
+from trainings import run_training, train_in_process
 
 import train
 from simplestack.serving.errors import StackError
