@@ -4,10 +4,10 @@ VENV = .venv
 BIN = $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test fuzz rehearse lint format docs lock clean
+.PHONY: help run test test-machines test-all fuzz rehearse lint format docs lock clean
 
 help:
-	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' Makefile
 
 ## Use it:
 
@@ -18,8 +18,15 @@ run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, 
 
 ## Work on it:
 
-test: lint ## install what is missing, then check style, types and behaviour
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+
+test: lint ## install what is missing, then check style, types and behaviour: minutes
+	$(PYTEST) --ignore=tests/rehearsal
+
+test-machines: $(VENV)/ready-dev ## real engines, attacks, the README's walk: a quarter of an hour
+	$(PYTEST) -p no:randomly tests/rehearsal
+
+test-all: test test-machines ## both, as CI does
 
 lint: $(VENV)/ready-dev ## check style, types and shell scripts
 	$(BIN)/ruff check .
@@ -50,6 +57,7 @@ lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
 	mv requirements.new requirements.txt
 	$(COMPILE) --group serve --generate-hashes -c requirements.txt -o requirements-serve.txt
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv run -q --no-project --isolated $$(sed -n 's/^pillow.*/--with &/p' requirements.txt) tests/libraries.py
 
 clean: ## remove the virtual environment and caches; photos, checkpoints and Bentos stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -50,12 +50,12 @@ def test_the_image_holds_nothing_that_serving_does_not_need(image):
     assert docker("run", "--rm", "--user", "0", image, "sh", "-c", unwanted) == ""
 
 
-def test_the_layers_on_the_base_have_at_most_240_mb(image):
+def test_the_layers_on_the_base_have_at_most_262_mb(image):
     whole, below = (
         int(docker("run", "--rm", "--user", "0", name, "du", "-xsm", "/").split()[0])
         for name in (image, BASE)
     )
-    assert whole - below <= 240
+    assert whole - below <= 262
 
 
 class OneCore(NamedTuple):
