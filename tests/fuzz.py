@@ -17,10 +17,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import hostile
+import httpx
 import psutil
 import requests
 from helpers import encode, gunicorn, send
@@ -58,6 +60,7 @@ CONTENT_TYPES = (
     *("application/octet-stream", "application/vnd.bentoml+pickle", "multipart/form-data"),
     *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
 )
+Request = tuple[str, bytes, dict[str, str]]  # query, body and headers
 
 
 @dataclass
@@ -109,7 +112,7 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return bytes(body)
 
 
-def generate(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+def generate(count: int, seed: int) -> Iterator[Request]:
     """Make up requests: path, body and headers."""
     rng = random.Random(seed)
     files = encoded()
@@ -130,18 +133,23 @@ def form(body: bytes, rng: random.Random) -> bytes:
     return b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n--x--\r\n" % (name, body)
 
 
-def ask(url: str, request: tuple[str, bytes, dict[str, str]]) -> tuple[int, str]:
+def ask(url: str, request: Request) -> tuple[int, str]:
     """Send one request; return its status, and what is wrong with the answer, "" if nothing."""
     query, body, headers = request
     try:
         response = send("POST", f"{url}/predict{query}", data=body, headers=headers)
-        key = "label" if response.ok else "error"
-        fine = response.status_code in ANSWERS and key in response.json()
-    except (requests.RequestException, ValueError) as error:
+    except requests.RequestException as error:
         return 0, f"{error!r} to {body[:60]!r} {headers}"
-    if fine:
-        return response.status_code, ""
-    return response.status_code, f"{response} {response.text[:200]!r} to {body[:60]!r} {headers}"
+    return response.status_code, problem(response, request)
+
+
+def problem(response: requests.Response | httpx.Response, request: Request) -> str:
+    """Return what is wrong with an answer, "" if nothing."""
+    key = "label" if response.status_code == 200 else "error"
+    with suppress(ValueError):
+        if response.status_code in ANSWERS and key in response.json():
+            return ""
+    return f"{response} {response.text[:200]!r} to {request[1][:60]!r} {request[2]}"
 
 
 def worker_of(server: subprocess.Popen) -> psutil.Process:
@@ -179,8 +187,8 @@ def attack(saved_path: Path) -> list[str]:
     wrong = []
     photo = encoded()[0]
     with gunicorn(saved_path) as (url, _):
-        for kind, build in tqdm(hostile.KINDS.items(), disable=None):
-            body = build()
+        for kind in tqdm(hostile.KINDS, disable=None):
+            body = hostile.build(kind)
             for at_once in (1, CLIENTS):
                 outcome = hostile.attack(url, [body] * at_once, at_once, photo)
                 slowest = max(outcome.photos), max(outcome.probes)

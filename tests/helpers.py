@@ -3,6 +3,7 @@
 import http.client
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,17 +13,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pillow_heif
 import pytest
 import requests
+import yaml
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
 from simplestack.packing import local_server
+from simplestack.serving import images
+from simplestack.serving.inference import OnnxModel, checksum
 
 PROJECT = Path(__file__).parent.parent
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -73,6 +82,14 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def code_block(language: str, part: str) -> str:
+    """Return the block of code in the documentation of the static page that contains a part."""
+    text = (PROJECT / "docs/static-page.md").read_text()
+    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    (block,) = (block for block in blocks if part in block)
+    return block
+
+
 # Servers
 
 
@@ -110,6 +127,33 @@ def gunicorn(
             stop(server)
 
 
+def repack(bento: Path, folder: Path, **metadata: object) -> Path:
+    """Copy a Bento to a folder, with other metadata of its model; return its path."""
+    shutil.copytree(bento, folder)
+    (file,) = folder.glob("models/*/*/model.yaml")
+    about = yaml.safe_load(file.read_text())
+    about["metadata"] |= metadata
+    about["labels"]["sha256"] = checksum(file.parent / "model.onnx", about["metadata"])
+    file.write_text(yaml.safe_dump(about, allow_unicode=True))
+    return folder
+
+
+def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:
+    """Write a picture of noise to a folder; return its path, and metadata of other classes.
+
+    Its threshold is between the similarities of a photo and of the noise. No photo may be shown.
+    """
+    noise = folder / "noise.png"
+    drawn = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(drawn).save(noise)
+    pixels = np.stack([images.read(path.read_bytes()) for path in (photo, noise)])
+    high, low = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(pixels)[2].tolist()
+    assert low < high
+    unlike = {"threshold": (low + high) / 2, "validation_photos_unlike": 1 / 6}
+    classes = ["Fourmis d’été", "蜜蜂"]
+    return noise, {"classes": classes, "examples": [], "unlike": {**unlike, "chosen_by": "a test"}}
+
+
 def stop(server: subprocess.Popen) -> None:
     """End a server with SIGTERM, and with SIGKILL if that is not enough."""
     server.terminate()
@@ -128,11 +172,53 @@ def wait_until_ready(url: str, failure: Callable[[], str]) -> None:
         time.sleep(0.1)
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; fail if it takes longer than anything but a hang."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def is_ready(url: str) -> bool:
     try:
         return send("GET", f"{url}/readyz", timeout=5).ok
     except requests.RequestException:
         return False
+
+
+@contextmanager
+def fresh_service() -> Iterator[None]:
+    """Let BentoML import service.py anew, and others after this: its module keeps its model."""
+    sys.modules.pop("service", None)
+    yield
+    sys.modules.pop("service", None)
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[tuple[str, str, Message]]]]:
+    """Answer 404 to everything; yield the URL, and method, path and headers of what is asked."""
+    asked: list[tuple[str, str, Message]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append((self.command, self.path, self.headers))
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # Clients
@@ -164,10 +250,10 @@ def check_answer(answer: dict) -> None:
     assert answer["probabilities"][answer["label"]] == answer["confidence"]
 
 
-def metrics(url: str) -> Counter[tuple[str, ...]]:
-    """Return the values at /metrics, by name and labels."""
-    families = text_string_to_metric_families(get(f"{url}/metrics").text)
-    samples = [sample for family in families for sample in family.samples]
+def metrics(server: str | TestClient) -> Counter[tuple[str, ...]]:
+    """Return the values at /metrics of a server, by its URL, or of the service in this process."""
+    answer = get(f"{server}/metrics") if isinstance(server, str) else server.get("/metrics")
+    samples = [x for family in text_string_to_metric_families(answer.text) for x in family.samples]
     return Counter({(s.name, *sorted(s.labels.values())): s.value for s in samples})
 
 
@@ -235,6 +321,45 @@ def watched_page(browser: Browser, url: str, forbidden: str = "") -> Iterator[Pa
         page.on("console", lambda m: forbidden in m.text and problems.append(m.text))
         yield page
     assert problems == []
+
+
+# Pages
+
+LOWEST_CONTRAST = """() => {
+  // of each text with what is painted behind it, as WCAG 2 defines it
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const luminance = (layers) => {
+    for (const colour of layers) {
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+    }
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (e) =>
+    e ? [...behind(e.parentElement), getComputedStyle(e).backgroundColor] : ["white"];
+  const contrast = (e) => {
+    const { fill, color } = getComputedStyle(e);
+    const [low, high] = [behind(e), [...behind(e), e.closest("svg") ? fill : color]]
+      .map(luminance).sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const shown = (e) =>
+    e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+  return Math.min(...[...document.querySelectorAll("body *")].filter(shown).map(contrast));
+}"""
+
+
+def lowest_contrast(page: Page) -> float:
+    """Return the lowest contrast of all the text that a page shows; 4.5 is WCAG's AA."""
+    return page.evaluate(LOWEST_CONTRAST)
+
+
+def check_fits_a_phone(page: Page) -> None:
+    """Check that a page needs no scrolling sideways on a narrow phone."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 # Pictures

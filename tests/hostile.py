@@ -1,5 +1,7 @@
 """Pictures made to take too much time or memory, of every format, by size, count and nesting."""
 
+import hashlib
+import shutil
 import struct
 import threading
 import time
@@ -8,11 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import PIL
+import pillow_heif
 import requests
-from helpers import encode, get, post
+from filelock import FileLock
+from helpers import PROJECT, encode, get, post
 from PIL import Image
 
+MADE = PROJECT / ".pytest_cache" / "pictures"
+VERSION = f"{PIL.__version__}{pillow_heif.__version__}{Path(__file__).read_text()}"
 MAX_BYTES = 10 * 2**20
 SCAN, TABLE = b"\xff\xda", b"\xff\xc4"  # the markers of a JPEG's scan and of its Huffman table
 
@@ -173,6 +181,48 @@ def heic_of_size(width: int, height: int) -> bytes:
 
 def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> bytes:
     return encode(Image.new(mode, (side, side)), kind, **options)
+
+
+def once(name: str, make: Callable[[], bytes]) -> bytes:
+    """Return what `make` does, encoded once for all runs until this file or an encoder changes."""
+    folder = MADE / hashlib.sha256(VERSION.encode()).hexdigest()[:16]
+    file = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
+    if not file.exists():
+        MADE.mkdir(parents=True, exist_ok=True)
+        with FileLock(MADE / "lock"):
+            for other in MADE.iterdir():
+                if other.is_dir() and other != folder:
+                    shutil.rmtree(other)
+            folder.mkdir(exist_ok=True)
+            file.with_suffix(".part").write_bytes(make())
+            file.with_suffix(".part").rename(file)
+    return file.read_bytes()
+
+
+def build(kind: str) -> bytes:
+    """Return a hostile picture."""
+    return once(kind, KINDS[kind])
+
+
+def plain(size: tuple[int, int], mode: str, kind: str, **options: object) -> bytes:
+    """Return a picture of one colour."""
+
+    def make() -> bytes:
+        return encode(Image.new(mode, size), kind, **options)
+
+    # Where nothing is computed, the disk is no faster.
+    raw = kind in {"BMP", "PPM", "TIFF"}
+    return make() if raw else once(f"{size} {mode} {kind} {options}", make)
+
+
+def phone_photo(size: tuple[int, int], kind: str, **options: object) -> bytes:
+    """Return a picture with as much detail as photos have."""
+
+    def make() -> bytes:
+        noise = Image.effect_noise((size[0] // 8, size[1] // 8), 60).convert("RGB")
+        return encode(noise.resize(size), kind, **options)
+
+    return once(f"phone {size} {kind} {options}", make)
 
 
 TEXT = b"a\0\0" + zlib.compress(bytes(10**5))

@@ -1,6 +1,10 @@
 """The exported network answers as PyTorch does, or isn't packed."""
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,24 +18,18 @@ from simplestack.packing import onnx_export
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel, softmax
-from simplestack.training import checkpoint, model
+from simplestack.training import checkpoint
 
 
-def test_packed_model_answers_as_pytorch_does(bento, trained, pictures):
-    state = checkpoint.load(trained)
-    network = model.Classifier(2)
-    network.load_state_dict(state.best)
+def test_packed_model_answers_as_pytorch_does(bento, network, pictures):
     photos = np.stack([images.read(p.read_bytes()) for p in sorted(pictures.glob("val/*/*.jpg"))])
     packed = OnnxModel(next(bento.glob("models/*/*/model.onnx")))
-    expected = softmax(onnx_export.run(network.eval(), photos)[0])
+    expected = softmax(onnx_export.run(network, photos)[0])
     assert np.abs(softmax(packed(photos)[0]) - expected).max() < 0.05
 
 
-def test_first_layer_has_the_same_sums_in_any_order(trained, tmp_path):
-    network = model.Classifier(2).eval()
-    network.load_state_dict(checkpoint.load(trained).best)
-    onnx_export.to_onnx(network, tmp_path / "fp32.onnx")
-    quant_pre_process(str(tmp_path / "fp32.onnx"), str(tmp_path / "exact.onnx"))
+def test_first_layer_has_the_same_sums_in_any_order(exported, tmp_path):
+    quant_pre_process(str(exported / "fp32.onnx"), str(tmp_path / "exact.onnx"))
     photos = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224))
     photos[1] = 255 * (photos[1] > 127)
     before, _ = first_layer(tmp_path / "exact.onnx", photos)
@@ -58,22 +56,39 @@ def first_layer(path: Path, photos: np.ndarray) -> tuple[torch.Tensor, torch.Ten
     return convolve(torch.double), convolve(torch.float)
 
 
-def test_model_that_differs_from_pytorch_is_rejected(trained, tmp_path, monkeypatch):
+@pytest.fixture
+def export(exported, trained, tmp_path, monkeypatch) -> Callable[..., tuple[Path, dict[str, Any]]]:
+    """saveToBento's export, which takes the two files that are there."""
+
+    def copy(_: object, path: Path, *__: object) -> None:
+        shutil.copy(exported / path.name, path)
+
+    monkeypatch.setattr(onnx_export, "to_onnx", copy)
+    monkeypatch.setattr(onnx_export, "quantize", copy)
     state = checkpoint.load(trained)
+    state.photos["train"] = state.photos["train"][::6]  # one of each class
+    data_dir = Path(state.arguments["data_dir"])
+    return partial(saveToBento.export_model, state, data_dir, tmp_path)
+
+
+def test_int8_is_packed_with_examples_if_they_are_asked_for(export, tmp_path):
+    file, metadata = export(with_examples=True)
+    assert (file.name, metadata["precision"]) == ("int8.onnx", "int8")
+    assert metadata["examples"] == ["examples/1.jpg", "examples/2.jpg", "examples/3.jpg"]
+    assert all((tmp_path / name).exists() for name in metadata["examples"])
+
+
+def test_model_that_differs_from_pytorch_is_rejected(export, monkeypatch):
     monkeypatch.setattr(saveToBento, "MAX_LOGIT_DIFFERENCE", 1e-12)
     with pytest.raises(StackError, match="not packed"):
-        saveToBento.export_model(
-            state, Path(state.arguments["data_dir"]), tmp_path, with_examples=False
-        )
+        export(with_examples=False)
 
 
-def test_fp32_is_packed_if_int8_answers_differently(trained, tmp_path, monkeypatch, capsys):
-    state = checkpoint.load(trained)
+def test_fp32_is_packed_if_int8_answers_differently(export, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx_export, "MAX_MOVED", -1)
-    file, metadata = saveToBento.export_model(
-        state, Path(state.arguments["data_dir"]), tmp_path, with_examples=False
-    )
+    file, metadata = export(with_examples=False)
     assert (file.name, metadata["precision"]) == ("fp32.onnx", "fp32")
+    assert metadata["examples"] == list(tmp_path.rglob("*.jpg")) == []
     assert "so fp32 is packed" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import bentoml
@@ -27,3 +28,9 @@ def client(bento: Path) -> Iterator[TestClient]:
     """A client of the service with its default settings."""
     with in_process(bento) as client:
         yield client
+
+
+@pytest.fixture
+def serve(bento: Path) -> Serve:
+    """Return what yields a client of the service with settings of its own."""
+    return partial(in_process, bento)

@@ -1,12 +1,11 @@
-"""The packed model: as many threads as there are cores, and answers that can be explained."""
-
-import os
+"""The packed model: answers that can be explained, and a threshold of what is unlike."""
 
 import numpy as np
 import pytest
 
-from simplestack.serving.container import cores
-from simplestack.serving.inference import OnnxModel, Outputs, answer, rounded
+from simplestack.serving import inference
+from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel, Outputs, answer, rounded, softmax
 
 
 def test_packed_explanation_is_the_prediction(bento):
@@ -49,21 +48,39 @@ def test_numbers_are_rounded_as_they_are_printed():
     assert str(rounded(np.array([[0.1, -1 / 3]], dtype=np.float32))) == "[[0.1, -0.333333]]"
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 64),
-        ({"cpu.max": "max 100000\n"}, 64),
-        ({"cpu.max": "100000 100000\n"}, 1),
-        ({"cpu.max": "250000 100000\n"}, 2),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
-    ],
-)
-def test_threads_fit_the_cpu_quota(tmp_path, monkeypatch, files, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cores(tmp_path) == expected
+def test_probabilities_add_up_to_1_whatever_the_logits():
+    probabilities = softmax(np.float32([[1000, 999, -1000], [-3e38, -3e38, -3e38]]))
+    assert probabilities.sum(axis=1) == pytest.approx([1, 1])
+    assert probabilities[0] == pytest.approx([0.731059, 0.268941, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("top_k", "named"), [(1, ["bee"]), (2, ["bee", "ant"]), (9, 3), (None, 3)])
+def test_so_many_classes_are_named_the_most_probable_first(top_k, named):
+    said = answer({"classes": ["ant", "bee", "wasp"], "unlike": {}}, outputs(0.5), top_k)
+    assert said["label"] == "bee"
+    assert list(said["probabilities"]) == (
+        named if top_k in {1, 2} else ["bee", "ant", "wasp"] if top_k else ["ant", "bee", "wasp"]
+    )
+
+
+def test_of_equal_classes_the_first_is_the_answer():
+    even = np.float32([[2, 2, 2]]), *outputs(0.5)[1:]
+    assert answer({"classes": ["ant", "bee", "wasp"], "unlike": {}}, even)["label"] == "ant"
+
+
+def test_a_model_that_was_changed_is_damaged(tmp_path):
+    file, about = tmp_path / "model.onnx", {"classes": ["ants", "bees"], "unlike": {}}
+    file.write_bytes(b"model")
+    packed = inference.checksum(file, about)
+    inference.verify(file, dict(reversed(about.items())), packed)
+    with pytest.raises(StackError, match=r"^the packed model is damaged: pack it again$"):
+        inference.verify(file, about | {"classes": ["bees", "ants"]}, packed)
+    file.write_bytes(b"other")
+    with pytest.raises(StackError, match="damaged"):
+        inference.verify(file, about, packed)
+
+
+def test_a_model_takes_a_thread_for_each_core(bento, monkeypatch):
+    monkeypatch.setattr(inference, "cores", lambda: 3)
+    options = OnnxModel(next(bento.glob("models/*/*/model.onnx"))).session.get_session_options()
+    assert options.intra_op_num_threads == 3

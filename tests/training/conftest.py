@@ -1,24 +1,17 @@
-"""A few photos, and weights that need no download."""
+"""A few photos, and a network that is quick to train on them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import split_folder
-from trainings import train_in_process, write_weights
+from trainings import small_network
 
 
-@pytest.fixture(scope="session")
-def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, where torchvision looks for ImageNet's."""
-    return write_weights(tmp_path_factory.mktemp("torch"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline_weights(torch_home: Path) -> Iterator[None]:
-    """Let torchvision take those weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(torch_home))
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let a small network take the place of ResNet-18, and random weights that of ImageNet's."""
+    with small_network(tmp_path_factory.mktemp("torch")):
         yield
 
 
@@ -26,13 +19,3 @@ def offline_weights(torch_home: Path) -> Iterator[None]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of two classes, which no test changes."""
     return split_folder(tmp_path_factory.mktemp("photos") / "photos <b>")
-
-
-@pytest.fixture(scope="session")
-def tuned(torch_home: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a training of one epoch; its report and TensorBoard's log lie beside it."""
-    path = tmp_path_factory.mktemp("tuned") / "a.ckpt"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(torch_home))
-        train_in_process(path, "--data-dir", photos, "--epochs", 1, "--tensorboard")
-    return path

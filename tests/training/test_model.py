@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from simplestack.packing import page_check
+from simplestack.serving.errors import StackError
 from simplestack.training import model
 
 
@@ -73,14 +74,35 @@ def test_frozen_stages_features_and_head_are_the_whole_network(network, photos, 
     network.frozen_stages = 0
 
 
-def test_weights_that_come_in_part_are_called_unreachable(tmp_path, monkeypatch):
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / model.FILE).write_bytes(bytes(1000))
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """An empty folder for torchvision's weights, and nobody who has them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     # Or urllib takes the proxies that were set when it was first used, maybe in another test.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     monkeypatch.setattr(torch.hub, "urlopen", opener.open)
-    with page_check.served(tmp_path / "web") as url:
+    monkeypatch.setattr(model.WEIGHTS.value, "url", f"http://127.0.0.1:9/{model.FILE}")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("torch_home")
+def test_unreachable_weights_are_one_clear_line():
+    with pytest.raises(model.UnreachableError, match="--from-scratch"):
+        model.pretrained(2)
+
+
+def test_damaged_weights_are_one_clear_line(torch_home):
+    folder = torch_home / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / model.FILE).write_bytes(b"half a file")
+    with pytest.raises(StackError, match="are damaged"):
+        model.pretrained(2)
+
+
+def test_weights_that_come_in_part_are_called_unreachable(torch_home, monkeypatch):
+    (torch_home / "web").mkdir()
+    (torch_home / "web" / model.FILE).write_bytes(bytes(1000))
+    with page_check.served(torch_home / "web") as url:
         monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
         with pytest.raises(model.UnreachableError, match="invalid hash value"):
             model.pretrained(2)

@@ -1,0 +1,32 @@
+"""The exported network, made once like the checkpoint that it comes from."""
+
+from pathlib import Path
+
+import pytest
+from conftest import make_once
+
+from simplestack.packing import onnx_export
+from simplestack.training import checkpoint
+from simplestack.training.dataset import Photos
+from simplestack.training.model import Classifier
+
+
+@pytest.fixture(scope="session")
+def network(trained: Path) -> Classifier:
+    """The trained network."""
+    network = Classifier(2).eval()
+    network.load_state_dict(checkpoint.load(trained).best)
+    return network
+
+
+@pytest.fixture(scope="session")
+def exported(packed: Path, trained: Path, pictures: Path, network: Classifier) -> Path:
+    """A folder with it as fp32.onnx and int8.onnx."""
+
+    def export(folder: Path) -> None:
+        state = checkpoint.load(trained)
+        photos = Photos(pictures, state.photos["train"], state.classes, whole=False)
+        onnx_export.to_onnx(network, folder / "fp32.onnx")
+        onnx_export.quantize(folder / "fp32.onnx", folder / "int8.onnx", photos)
+
+    return make_once(packed / "exported", export)

@@ -1,0 +1,134 @@
+"""A decoder: what a picture may cost it, and what it answers."""
+
+import asyncio
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+import hostile
+import numpy as np
+import pytest
+from hostile import phone_photo, plain
+from PIL import Image
+
+from simplestack.serving import decoder, decoders, errors, images, settings
+from simplestack.serving.decoder import Limits
+
+Ask = Callable[[Limits, bytes], tuple[bool, bytes]]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
+AMPLE = Limits(4, 211_000_000, 0, 64_000_000)
+SIZES = {"plain": (2000, 1500), "wide": (9000, 300), "tall": (300, 9000), "square": (3000, 3000)}
+KINDS = (
+    *(("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "L", {})),
+    *(("JPEG", "CMYK", {"progressive": True}), ("PNG", "RGB", {}), ("PNG", "RGBA", {})),
+    *(("PNG", "P", {}), ("PNG", "1", {}), ("PNG", "I;16", {}), ("GIF", "P", {})),
+    *(("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("AVIF", "RGB", {})),
+    *(("TIFF", "RGB", {}), ("TIFF", "CMYK", {"compression": "tiff_lzw"}), ("BMP", "RGB", {})),
+    *(("JPEG", "RGB", {"progressive": True, "subsampling": "4:4:4"}), ("MPO", "RGB", {})),
+    *(("HEIF", "RGB", {}), ("HEIF", "RGB", {"chroma": 444}), ("HEIF", "RGBA", {"chroma": 444})),
+    *(("HEIF", "L", {}), ("HEIF", "I;16", {}), ("PPM", "RGB", {}), ("PPM", "I;16", {})),
+    *(("TIFF", "I;16B", {}), ("TIFF", "I", {}), ("TIFF", "F", {})),
+)
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Ask a decoder that is forked with some limits, for one picture."""
+    pool = decoders.Decoders(settings.Settings(), cores=1)
+    with asyncio.Runner() as runner:
+
+        def ask(limits: Limits, data: bytes) -> tuple[bool, bytes]:
+            with pool.start(limits) as process:
+                return runner.run(decoders.ask(process, data))
+
+        yield ask
+        runner.run(pool.__aexit__())
+
+
+@pytest.fixture
+def slow(monkeypatch) -> Limits:
+    """What the slow lane may use in a container of 512 MB."""
+    monkeypatch.setattr(decoders, "memory_limit", lambda: 2**29)
+    return decoders.Decoders(settings.Settings(), cores=1).slow.limits
+
+
+@linux
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_the_memory_that_is_estimated_is_enough(ask, size):
+    wrong = []
+    for kind, mode, options in KINDS:
+        data = plain(size, mode, kind, **options)
+        image = Image.open(io.BytesIO(data))
+        needed = images.memory_to_open(data) + len(data) + images.memory_to_decode(image)
+        failed, answer = ask(Limits(10, needed, 0, images.MAX_PIXELS), data)
+        if failed:
+            wrong.append((kind, mode, options, answer))
+    assert wrong == []
+
+
+@linux
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WebP", "AVIF", "HEIC"])
+def test_a_picture_that_does_not_fit_is_refused_with_the_number(ask, kind):
+    limits = Limits(10, 100_000_000, 0, images.MAX_PIXELS)
+    failed, answer = ask(limits, hostile.build(f"large {kind}"))
+    assert failed
+    assert b"TooHeavyError" in answer
+    assert b"MB of at most 100 MB" in answer
+
+
+@linux
+@pytest.mark.parametrize(
+    ("size", "kind", "options"),
+    [
+        ((8192, 6144), "JPEG", {}),
+        ((8192, 6144), "JPEG", {"progressive": True}),
+        ((12000, 9000), "JPEG", {"quality": 50}),
+        ((16320, 12240), "JPEG", {"quality": 20}),
+        ((4096, 3072), "WEBP", {"method": 0}),
+        ((4096, 3072), "AVIF", {"speed": 10}),
+        ((4032, 3024), "HEIF", {}),
+    ],
+    ids=["jpeg", "progressive", "108", "200", "webp", "avif", "heic"],
+)
+def test_the_photos_of_phones_are_decoded_in_512_mb(ask, slow, size, kind, options):
+    failed, answer = ask(slow, phone_photo(size, kind, **options))
+    assert not failed, answer
+
+
+@linux
+def test_a_progressive_jpeg_that_does_not_fit_is_refused_with_the_number(ask, slow):
+    failed, answer = ask(slow, plain((12000, 9000), "RGB", "JPEG", progressive=True))
+    assert failed
+    assert b"MB of at most 211 MB" in answer
+
+
+@pytest.mark.parametrize(("rows", "columns", "extra"), [(6, 8, 0), (30, 30, 0), (2, 2, 900)])
+def test_a_heic_of_tiles_is_decoded(ask, rows, columns, extra):
+    side = 512 if rows == 6 else 64
+    failed, answer = ask(AMPLE, hostile.heic(side, rows, columns, extra))
+    assert not failed, answer
+    colour = np.frombuffer(answer, np.uint8).reshape(-1, 3).mean(0)
+    assert colour == pytest.approx([255, 0, 0], abs=3)
+
+
+def test_the_answer_is_the_pixels(photo):
+    data = photo.read_bytes()
+    assert decoder.decode(data, AMPLE) == (False, images.read(data).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "words"),
+    [
+        (AMPLE, errors.DamagedImageError, "damaged or cut off"),
+        (AMPLE._replace(max_pixels=1000), errors.TooManyPixelsError, "pixels"),
+        (AMPLE._replace(memory=1000), errors.TooHeavyError, "too much memory to decode, "),
+    ],
+)
+def test_an_error_is_answered_by_its_name_and_sentence(photo, limits, error, words):
+    failed, answer = decoder.decode(photo.read_bytes()[:2000], limits)
+    name, sentence = json.loads(answer)
+    assert failed
+    assert getattr(errors, name) is error
+    assert words in sentence

@@ -1,0 +1,163 @@
+"""The pool of decoders: nobody but them dies of a picture."""
+
+import asyncio
+import select
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import hostile
+import psutil
+import pytest
+
+from simplestack.serving import decoders, errors, settings
+from simplestack.serving.decoder import Limits
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
+NO_ANSWER = "needs too much time or memory"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def pool(anyio_backend):  # noqa: ARG001
+    async with decoders.Decoders(settings.Settings(), cores=2) as pool:
+        yield pool
+
+
+async def processes(pool: decoders.Decoders) -> tuple[psutil.Process, list[psutil.Process]]:
+    """Return the process that forks decoders, and these."""
+    nursery = psutil.Process(pool.nursery.pid)
+    await until(lambda: len(nursery.children()) == pool.count + 1)
+    return nursery, nursery.children()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def kill(*killed: psutil.Process) -> Awaitable[None]:
+    """Kill processes, all of them before anything else happens here."""
+    for process in killed:
+        process.kill()
+    return until(lambda: not any(alive(process) for process in killed))
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "cores", "count"),
+    [(2**29, 1, 8, 2), (2**29, 2, 8, 1), (2**30, 1, 8, 3), (2**29, 1, 1, 1), (2**34, 1, 64, 3)],
+)
+def test_there_are_as_many_decoders_as_cores_and_memory_allow(
+    monkeypatch, memory, workers, cores, count
+):
+    monkeypatch.setattr(decoders, "memory_limit", lambda: memory)
+    both_lanes = decoders.Decoders(settings.Settings(web_concurrency=workers), cores)
+    assert both_lanes.count == count
+
+
+@linux
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("large HEIC", "too much memory"),
+        ("HEIC of more pictures", "can't be read"),
+        ("HEIC of a false size", "damaged or cut off"),
+        ("large PPM", "too much memory"),
+        ("PPM of many comments", NO_ANSWER),
+        ("plain PPM", NO_ANSWER),
+    ],
+)
+async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words):
+    lane = decoders.Lane(pool.start, Limits(1, 211_000_000, 0, 64_000_000))
+    lane.add()
+    with pytest.raises(errors.HttpError, match=words):
+        await lane.decode(hostile.build(kind))
+    lane.close()
+
+
+@linux
+@pytest.mark.anyio
+async def test_decoders_load_nothing_but_what_decoding_needs(pool):
+    nursery, forked = await processes(pool)
+    for process in (nursery, *forked):
+        files = " ".join(mapping.path for mapping in process.memory_maps())
+        assert "PIL" in files
+        assert not any(name in files for name in ("torch", "onnxruntime", "pydantic"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, photo, number):
+    nursery, forked = await processes(pool)
+    await until(lambda: any(process.nice() > nursery.nice() for process in forked))
+    slow = max(forked, key=psutil.Process.nice)  # that of the slow lane
+    heavy = asyncio.create_task(pool.decode(hostile.build("JPEG of many scans")))
+    await until(lambda: slow.cpu_times().user > 0.1)
+    slow.send_signal(number)
+    with pytest.raises(errors.TooHeavyError, match=NO_ANSWER) as raised:
+        await heavy
+    assert raised.value.status == 413
+    for decode in (pool.decode, pool.fast.decode, pool.slow.decode):
+        await decode(photo.read_bytes())
+
+
+@pytest.mark.anyio
+async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, photo):
+    body = photo.read_bytes() + bytes(9 * 2**20)  # which a JPEG may have behind its end
+    _, forked = await processes(pool)
+    for process in forked:
+        process.suspend()
+    sockets = [pool.fast.idle.get_nowait() for _ in range(pool.count)]
+    for socket in sockets:
+        pool.fast.idle.put_nowait(socket)
+    answer = asyncio.create_task(pool.decode(body))
+    await until(lambda: len(select.select([], sockets, [], 0)[1]) < pool.count)  # one is full
+    await kill(*forked)
+    with suppress(errors.TooHeavyError):
+        await answer
+    for _ in range(8):
+        await pool.decode(body)
+
+
+@pytest.mark.anyio
+async def test_a_killed_parent_of_the_decoders_is_replaced(pool, photo):
+    nursery, forked = await processes(pool)
+    with pool.control:  # the pool leaves the one to the killed parent to the garbage collector
+        await kill(nursery, *forked)
+        for _ in range(8):
+            await pool.decode(photo.read_bytes())
+    assert pool.nursery.pid != nursery.pid
+
+
+@pytest.mark.anyio
+async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, monkeypatch, caplog):
+    lane = decoders.Lane(pool.start, pool.fast.limits)
+    with monkeypatch.context() as full:
+        full.setattr(lane, "start", lambda _: (_ for _ in ()).throw(OSError("too many files")))
+        lane.add()
+    assert "can't start a decoder: too many files" in caplog.text
+    assert lane.idle.empty()
+    await lane.decode(photo.read_bytes())
+    lane.close()
+
+
+@pytest.mark.anyio
+async def test_no_more_than_eight_wait_for_the_slow_lane(pool, photo, monkeypatch):
+    cut_off = photo.read_bytes()[:2000]
+    monkeypatch.setattr(pool.slow, "waiting", 7)
+    with pytest.raises(errors.DamagedImageError):
+        await pool.decode(cut_off)
+    pool.slow.waiting = 8
+    with pytest.raises(errors.BusyError, match="Too many large pictures"):
+        await pool.decode(cut_off)

@@ -1,0 +1,40 @@
+"""The two servers that the whole run shares, each with the small Bento and default settings."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import gunicorn
+
+from simplestack.packing import local_server
+
+Served = tuple[str, "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(scope="session")
+def bentoml_url(bento: Path) -> Iterator[str]:
+    """The URL of `bentoml serve`, as saveToBento.py and `make run` start it."""
+    with local_server.serve(str(bento)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _gunicorn(bento: Path) -> Iterator[Served]:
+    with gunicorn(bento) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def gunicorn_url(_gunicorn: Served) -> str:
+    """The URL of gunicorn with one worker, as the container starts it."""
+    return _gunicorn[0]
+
+
+@pytest.fixture(scope="session")
+def gunicorn_process(
+    _gunicorn: Served,
+    gunicorn_url: str,  # noqa: ARG001  (which puts the test beside the others that share it)
+) -> "subprocess.Popen[bytes]":
+    """The process of that gunicorn; its log is the file `log`."""
+    return _gunicorn[1]

@@ -1,0 +1,59 @@
+"""The decoders of a server, when it ends."""
+
+import signal
+import threading
+from contextlib import suppress
+
+import hostile
+import psutil
+import pytest
+from helpers import gunicorn, post, wait_until
+
+
+def started(server) -> tuple[psutil.Process, psutil.Process, list[psutil.Process]]:
+    """The worker, the process that forks decoders, and these."""
+    (worker,) = psutil.Process(server.pid).children()
+    wait_until(worker.children)
+    (nursery,) = worker.children()
+    wait_until(lambda: len(nursery.children()) >= 2)
+    return worker, nursery, nursery.children()
+
+
+def test_decoders_end_with_a_worker_that_is_killed(gunicorn_url, gunicorn_process, photo):
+    worker, nursery, forked = started(gunicorn_process)
+    worker.kill()
+    wait_until(lambda: not any(process.is_running() for process in (nursery, *forked)))
+    started(gunicorn_process)
+    assert post(gunicorn_url, photo.read_bytes()).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_runaway_keeps_nobody_from_stopping(bento, number):
+    with gunicorn(bento) as (url, server):
+        worker, nursery, forked = started(server)
+        body = hostile.build("JPEG of many scans")
+        runaway = threading.Thread(target=post_in_vain, args=(url, body))
+        runaway.start()
+        wait_until(lambda: any(map(has_computed, forked)))
+        forked = nursery.children()
+        for process in (worker, nursery, *forked):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)  # as Heroku does
+        server.send_signal(number)
+        assert server.wait(timeout=30) == 0  # after which Heroku kills
+        wait_until(lambda: not any(process.is_running() for process in (nursery, *forked)))
+        runaway.join()
+
+
+def has_computed(process: psutil.Process) -> bool:
+    """Tell whether a decoder has begun with a picture, or has died of it already."""
+    try:
+        return process.cpu_times().user > 0.1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def post_in_vain(url: str, body: bytes) -> None:
+    """Post a picture to a server that may be gone before it answers."""
+    with suppress(OSError):
+        post(url, body)

@@ -1,0 +1,88 @@
+"""Load and faults: nothing fails silently, and no client keeps others from being served."""
+
+import select
+import socket
+import threading
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import psutil
+from helpers import metrics, post, wait_until
+
+
+def connect(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=60)
+
+
+def head(length: int) -> bytes:
+    return f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_slow_clients_keep_no_other_client_waiting(gunicorn_url, photo):
+    body = photo.read_bytes()
+    # More than a worker has in flight at once; half of them within their headers.
+    slow = [connect(gunicorn_url) for _ in range(80)]
+    for i, connection in enumerate(slow):
+        connection.sendall(head(len(body))[:-2] if i % 2 else head(len(body)))
+    answered = threading.Event()
+
+    def drip() -> None:
+        while not answered.wait(0.2):
+            for connection in slow:
+                connection.sendall(b"\xff")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    answers = [post(gunicorn_url, body).status_code for _ in range(20)]
+    answered.set()
+    dripping.join()
+    for connection in slow:
+        connection.close()
+    assert answers == [200] * 20
+
+
+def test_bodies_in_flight_have_a_limit_together(gunicorn_url):
+    size = 10 * 2**20
+    with ExitStack() as stack:
+        uploads = [stack.enter_context(connect(gunicorn_url)) for _ in range(9)]
+        for upload in uploads:
+            upload.sendall(head(size) + bytes(size * 9 // 10))  # the last bytes never come
+        # Five times the size of one may wait: the others are answered.
+        wait_until(lambda: len(select.select(uploads, [], [], 0)[0]) >= 4)
+        for upload in select.select(uploads, [], [], 0)[0]:
+            assert upload.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert post(gunicorn_url, b"junk").status_code == 400
+
+
+def test_idle_connections_keep_no_other_client_waiting(gunicorn_url, photo):
+    with ExitStack() as stack:
+        for _ in range(500):
+            stack.enter_context(connect(gunicorn_url))
+        answers = [post(gunicorn_url, photo.read_bytes()).status_code for _ in range(20)]
+    assert answers == [200] * 20
+
+
+def test_clients_that_hang_up_leave_nothing_behind(gunicorn_url, gunicorn_process, photo):
+    body = photo.read_bytes()
+    (worker,) = psutil.Process(gunicorn_process.pid).children()
+    post(gunicorn_url, body)
+    wait_until(lambda: {c.status for c in worker.net_connections()} <= {psutil.CONN_LISTEN, "NONE"})
+    before = worker.num_fds()
+    for sent in (b"", head(len(body))[:20], head(len(body)), head(len(body)) + body[:500]):
+        hang_up(gunicorn_url, sent)
+    hang_up(gunicorn_url, head(len(body)) + body)
+    wait_until(
+        lambda: (
+            metrics(gunicorn_url)["http_requests_in_progress",] == 0
+            and worker.num_fds() <= before + 1
+        )
+    )
+    assert post(gunicorn_url, body).status_code == 200
+
+
+def hang_up(url: str, sent: bytes) -> None:
+    """Connect 30 times, send that much of a request, and close the connection."""
+    for _ in range(30):
+        with connect(url) as connection:
+            connection.sendall(sent)

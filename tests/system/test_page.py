@@ -1,0 +1,242 @@
+"""The page in a real browser, and the programs that it offers."""
+
+import base64
+import io
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import (
+    check_fits_a_phone,
+    gunicorn,
+    lowest_contrast,
+    other_classes,
+    repack,
+    run,
+    watched_page,
+)
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+SLOW = 20_000  # ms for an answer on a busy machine
+
+
+@pytest.fixture
+def page(browser, bentoml_url) -> Iterator[Page]:
+    """The page, freshly opened; whatever it logs or loads from elsewhere fails the test."""
+    with watched_page(browser, bentoml_url, "Content Security Policy") as page:
+        yield opened(page, bentoml_url)
+
+
+def opened(page: Page, url: str) -> Page:
+    """Open the page, until it knows its model and offers programs."""
+    page.goto(url)
+    expect(page.locator("#model")).to_contain_text("validation photos")
+    expect(page.locator("pre").first).to_contain_text("/predict")
+    return page
+
+
+@pytest.fixture(scope="module")
+def own(bento, photo, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """The URL of a Bento of other classes that asks for a token, and a picture it calls unlike."""
+    folder = tmp_path_factory.mktemp("own")
+    noise, metadata = other_classes(bento, photo, folder)
+    other = repack(bento, folder / "bento", **metadata)
+    with gunicorn(other, API_TOKEN="sesame") as (url, _):  # noqa: S106
+        yield url, noise
+
+
+@pytest.fixture
+def own_page(browser, own) -> Iterator[Page]:
+    with browser.new_context() as context:
+        yield opened(context.new_page(), own[0])
+
+
+def give_token(page: Page) -> None:
+    page.get_by_label("access token").fill("sesame")
+    page.keyboard.press("Enter")
+
+
+def test_the_page_says_what_it_tells_apart_and_how_well(page):
+    expect(page.get_by_role("heading", level=1)).to_have_text("Ants or bees?")
+    expect(page.get_by_role("note")).to_contain_text("knows nothing of real photos")
+    about = page.locator("#model")
+    expect(about).to_contain_text(re.compile(r"right on \d of 6 validation photos \("))
+    reason = "it was trained on fewer than 20 photos"
+    expect(about).to_contain_text(f"can't say if it looks like none of them, as {reason}")
+
+
+def test_files_of_all_formats_can_be_chosen(page):
+    accepted = page.locator("#file").get_attribute("accept")
+    assert accepted.split(",") == ["image/*", ".heic", ".heif", ".ppm", ".pgm"]
+
+
+def test_several_photos_are_shown_in_the_order_chosen(page, pictures):
+    photos = sorted(pictures.glob("val/*/*.jpg"))
+    page.set_input_files("#file", photos[:3])
+    labels = page.locator(".card h2")
+    expect(labels).to_have_text([re.compile("^(ants|bees)$")] * 3, timeout=SLOW)
+    expect(page.locator(".card").first.locator("dt")).to_have_count(2)
+    expect(page.get_by_role("status")).to_contain_text(".jpg: ")
+    page.set_input_files("#file", photos[3:5])
+    expect(labels).to_have_count(5, timeout=SLOW)
+    names = [path.name for path in (*photos[3:5], *photos[:3])]  # the latest on top
+    assert page.locator(".card .name").all_text_contents() == names
+
+
+def test_example_photo_gets_an_answer_at_one_click(page):
+    examples = page.locator("#examples button")
+    expect(examples).to_have_count(3)
+    expect(examples.first.locator("img")).to_have_js_property("complete", True)
+    assert examples.first.locator("img").evaluate("image => image.naturalWidth") > 0
+    page.get_by_role("button", name="Example 2").click()
+    expect(page.locator(".card h2")).to_have_count(1, timeout=SLOW)
+    expect(page.get_by_role("status")).to_contain_text("example 2: ")
+
+
+def test_picture_that_the_browser_cannot_show_gets_a_placeholder_and_an_answer(page, tmp_path):
+    Image.new("RGB", (300, 300), "brown").save(tmp_path / "scan.tif")
+    page.set_input_files("#file", tmp_path / "scan.tif")
+    expect(page.locator(".card h2")).to_have_count(1, timeout=SLOW)
+    expect(page.locator(".card figure")).to_have_text("This browser can't show scan.tif.")
+    expect(page.locator(".card img, .card canvas")).to_have_count(0)
+
+
+def test_pasted_picture_gets_an_answer(page, photo):
+    data = base64.b64encode(photo.read_bytes()).decode()
+    page.evaluate(
+        """async (data) => {
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "pasted.jpg", { type: "image/jpeg" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
+        }""",
+        data,
+    )
+    expect(page.locator(".card h2")).to_have_count(1, timeout=SLOW)
+
+
+def test_activation_map_is_switched_on_over_the_photo_by_keyboard(page, photo):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "file"
+    page.set_input_files("#file", photo)
+    canvas = page.locator(".card canvas")
+    expect(canvas).to_have_count(1, timeout=SLOW)
+    expect(canvas).to_be_hidden()
+    page.get_by_label("Show where the network looked").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("main")).not_to_have_class("maps-off")
+    expect(canvas).to_be_visible()
+    box, image = canvas.bounding_box(), page.locator(".card img").bounding_box()
+    assert box["width"] == pytest.approx(box["height"], abs=1)
+    assert box["height"] == pytest.approx(min(image["width"], image["height"]) * 224 / 256, abs=1)
+
+
+def test_activation_map_is_red_over_grey_and_fades_at_its_edge(page, tmp_path):
+    Image.new("RGB", (400, 300), (250, 200, 0)).save(tmp_path / "yellow.png")
+    page.set_input_files("#file", tmp_path / "yellow.png")
+    expect(page.locator(".card canvas")).to_have_count(1, timeout=SLOW)
+    expect(page.locator("#legend")).to_be_hidden()
+    page.get_by_label("Show where the network looked").check()
+    expect(page.locator("#legend")).to_be_visible()
+    shot = Image.open(io.BytesIO(page.locator(".card figure").screenshot())).convert("RGB")
+    pixels = np.asarray(shot, dtype=int)
+    redness = pixels[..., 0] - pixels[..., 1]
+    assert redness.max() > 60
+    # What the network doesn't see is grey, as is the edge of what it sees.
+    side = shot.height * 224 / 256
+    left, top = round((shot.width - side) / 2), round((shot.height - side) / 2)
+    assert redness[:, : left + 2].max() < 10
+    assert redness[: top + 2].max() < 10
+    assert np.ptp(pixels[shot.height // 2, 5]) < 3
+
+
+def test_plain_words_stand_out_on_a_phone_too(page, photo, tmp_path):
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.7")
+    page.set_input_files("#file", [photo, tmp_path / "notes.pdf"])
+    expect(page.locator(".card h2")).to_have_count(1, timeout=SLOW)
+    expect(page.locator(".error")).to_contain_text("This is a PDF file", timeout=SLOW)
+    page.get_by_label("Show where the network looked").check()
+    for selector in ("h1", "#legend", "#status", ".card figure p", "pre", ".copy", "footer a"):
+        expect(page.locator(selector).first).to_be_visible()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert lowest_contrast(page) >= 4.5, scheme
+    check_fits_a_phone(page)
+
+
+def test_api_documentation_is_shown(page):
+    page.get_by_role("link", name="API documentation").click()
+    expect(page.locator(".opblock-post").first).to_contain_text("/predict", timeout=SLOW)
+
+
+def test_photos_that_nobody_may_see_are_not_offered(own_page):
+    expect(own_page.get_by_role("heading", level=1)).to_have_text("Fourmis d’été or 蜜蜂?")
+    expect(own_page.locator("#examples")).to_be_hidden()
+
+
+def test_photos_that_waited_for_the_token_get_answers_and_unlike_ones_say_so(own_page, own, photo):
+    page, (_, noise) = own_page, own
+    page.set_input_files("#file", [photo, noise])
+    expect(page.locator(".error")).to_have_count(2, timeout=SLOW)
+    give_token(page)
+    expect(page.locator(".card canvas")).to_have_count(2, timeout=SLOW)
+    cards = page.locator(".card:has(h2)")  # the others have waited for the token
+    assert cards.locator(".name").all_text_contents() == [photo.name, noise.name]
+    expect(page.locator("#model")).to_contain_text("(as it says of 1 of the validation photos)")
+    like, unlike = (cards.filter(has_text=x.name) for x in (photo, noise))
+    expect(like.locator("h2")).to_have_text(re.compile("^(Fourmis d’été|蜜蜂)$"))
+    expect(unlike.locator("h2")).to_have_text("This doesn't look like anything it learned from.")
+    expect(unlike).to_contain_text(re.compile("If it must be one: (Fourmis d’été|蜜蜂)"))
+    opacity = "bar => getComputedStyle(bar).opacity"
+    strong, faded = (x.locator(".fill").first.evaluate(opacity) for x in (like, unlike))
+    assert float(faded) < float(strong)
+    expect(page.get_by_role("status")).to_contain_text("doesn't look like anything")
+
+
+def test_a_photo_on_its_way_while_the_token_is_typed_gets_its_answer(own_page, photo):
+    def type_token(route):
+        if "authorization" not in route.request.headers:
+            own_page.locator("#token").evaluate("input => { input.value = 'sesame'; }")
+        route.continue_()
+
+    own_page.route("**/predict**", type_token)
+    own_page.set_input_files("#file", photo)
+    expect(own_page.locator(".card h2")).to_have_count(1, timeout=SLOW)
+
+
+PROGRAMS = {
+    "curl": ("sh", "-c"),
+    "Python": (sys.executable, "-c"),
+    "JavaScript": ("node", "--input-type=module", "-e"),
+}
+
+
+def run_copied(page: Page, name: str, photo: Path, folder: Path) -> str:
+    """Copy a program and run it beside image.jpg; return what it printed."""
+    program = PROGRAMS[name][0]
+    if not shutil.which("curl" if program == "sh" else program):
+        pytest.skip(f"{name} is missing: apt install {'nodejs' if program == 'node' else 'curl'}")
+    page.context.grant_permissions(["clipboard-read"])
+    button = page.get_by_role("button", name=f"Copy {name}")
+    button.click()
+    expect(button).to_have_text("Copied")
+    code = page.evaluate("navigator.clipboard.readText()").replace("TOKEN", "sesame")
+    shutil.copy(photo, folder / "image.jpg")
+    result = run(*PROGRAMS[name], code, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_copied_program_works_as_pasted(page, photo, tmp_path, name):
+    assert re.search(r"label\W+(ants|bees)", run_copied(page, name, photo, tmp_path))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_copied_program_has_a_place_for_the_token(own_page, photo, tmp_path, name):
+    assert re.search(r"label\W+(Fourmis|蜜蜂)", run_copied(own_page, name, photo, tmp_path))

@@ -1,0 +1,186 @@
+"""The service over real HTTP, under both servers: what the server, the socket and curl decide."""
+
+import json
+import select
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import pytest
+from helpers import check_answer, encode, gunicorn, listening, metrics, post, run, send
+from PIL import Image
+
+from simplestack.serving import kinds, predict, settings
+
+MAX_BYTES = settings.Settings.max_bytes
+PNG = encode(Image.new("1", (10_000, 10_000)), "PNG")
+FORM = "multipart/form-data; boundary=x"
+NO_FILE = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
+CONTRACT = {
+    "an empty body": ("/predict", b"", {}, 400),
+    "junk": ("/predict", b"junk", {}, 400),
+    "another file": ("/predict", b"%PDF-1.7", {}, 415),
+    "an image that is cut off": ("/predict", b"\xff\xd8\xff\xe0" + bytes(100), {}, 400),
+    "too many pixels": ("/predict", PNG, {}, 413),
+    "too many bytes": ("/predict", b"\xff\xd8" + bytes(11_000_000), {}, 413),
+    "a form without a file": ("/predict", NO_FILE, {"Content-Type": FORM}, 400),
+    "JSON without an image": ("/classify", b"{}", {"Content-Type": "application/json"}, 400),
+    "a parameter that isn't known": ("/predict?top_k=many", b"", {}, 400),
+    "a path that leads nowhere": ("/predict%0A", b"", {}, 404),
+}
+
+
+def connect(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=60)
+
+
+class Contract:
+    """What holds under each server."""
+
+    def test_tutorials_curl_gets_an_answer(self, url, photo):
+        command = ["-X", "POST", f"{url}/predict", "-H", "Content-Type: image/*"]
+        result = run("curl", "-s", *command, "--data-binary", f"@{photo}")
+        check_answer(json.loads(result.stdout))
+
+    def test_curls_form_gets_the_same_answer(self, url, photo):
+        form = run("curl", "-s", "-F", f"image=@{photo}", f"{url}/predict")
+        assert json.loads(form.stdout) == post(url, photo.read_bytes()).json()
+
+    @pytest.mark.parametrize(
+        ("option", "before", "remedy"),
+        [
+            ("-d", "@", "If curl -d sent it, use curl --data-binary @image.jpg"),
+            ("-d", "", "the name of a file, not an image: put an @ before it"),
+            ("--data-binary", "", "the name of a file, not an image: put an @ before it"),
+        ],
+    )
+    def test_what_curl_leaves_of_a_file_gets_the_remedy(self, url, photo, option, before, remedy):
+        said = run("curl", "-s", option, f"{before}{photo}", f"{url}/predict").stdout
+        assert remedy in json.loads(said)["error"]
+
+    def test_each_mistake_has_its_status_and_a_sentence(self, url):
+        answers = {
+            name: send("POST", url + path, data=body, headers=headers)
+            for name, (path, body, headers, _) in CONTRACT.items()
+        }
+        statuses = {name: answer.status_code for name, answer in answers.items()}
+        assert statuses == {name: status for name, (*_, status) in CONTRACT.items()}
+        assert all(list(answer.json()) == ["error"] for answer in answers.values())
+        assert answers["too many bytes"].headers["connection"] == "close"
+        wrong = send("GET", f"{url}/predict")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+    def test_an_endless_body_is_stopped_while_reading(self, url, photo):
+        before, sent, answer = metrics(url), 0, None
+        size = 2**16
+        with connect(url) as connection:
+            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(head)
+            # Depending on who is faster, the answer arrives, or the connection is reset.
+            try:
+                while not select.select([connection], [], [], 0)[0] and sent < 20 * MAX_BYTES:
+                    connection.sendall(b"%x\r\n%b\r\n" % (size, bytes(size)))
+                    sent += size
+                answer = connection.recv(12)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+        assert answer in {b"HTTP/1.1 413", None}
+        unread = 10 * 2**20  # in the buffers of sockets, at most
+        assert 0 < sent - predict.DRAINED * MAX_BYTES < unread
+        assert post(url, photo.read_bytes()).status_code == 200
+        deadline = time.monotonic() + 10
+        while not (counted := metrics(url) - before)["http_requests_total", "/predict", "413"]:
+            assert time.monotonic() < deadline, counted
+
+    def test_who_waits_to_send_a_body_is_told_whether_to(self, url, photo):
+        lines = "POST /predict HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: {}"
+        head = "\r\n".join((*lines, "", ""))
+        with connect(url) as connection:
+            connection.sendall(head.format(MAX_BYTES + 1).encode())
+            assert connection.recv(12) == b"HTTP/1.1 413"
+        body = photo.read_bytes()
+        with connect(url) as connection, connection.makefile("rb") as answer:
+            connection.sendall(head.format(len(body)).encode())
+            assert answer.readline() == b"HTTP/1.1 100 Continue\r\n"
+            connection.sendall(body)
+            assert answer.readline() == b"\r\n"
+            assert answer.readline().startswith(b"HTTP/1.1 200 ")
+
+    def test_an_address_in_the_body_is_not_fetched(self, url):
+        with listening() as (server, asked):
+            address = f"{server}/x.jpg".encode()
+            for content_type in ("image/jpeg", "application/json", "text/plain"):
+                post(url, address, headers={"Content-Type": content_type})
+            post(url, None, files={"image": ("x.jpg", address)})
+            post(url, {"image": address.decode()})
+            send("POST", f"{url}/predict%0A", data=address)
+        assert asked == []
+
+
+class TestBentoMLServe(Contract):
+    @pytest.fixture
+    def url(self, bentoml_url) -> str:
+        return bentoml_url
+
+
+class TestGunicorn(Contract):
+    @pytest.fixture
+    def url(self, gunicorn_url) -> str:
+        return gunicorn_url
+
+
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [
+        ("; charset=punycode", b"A" * 2**20 + b"\r\n--x--\r\n"),
+        ("; charset=undefined", b"A\r\n--x--\r\n"),
+        ("", b"1\r\n--x" + b" " * 9 * 2**20),
+        ("", b"1" + b"\r\n--xZ" * 2**20),
+    ],
+    ids=["punycode", "undefined", "spaces", "boundaries"],
+)
+def test_a_form_that_is_slow_to_read_keeps_nobody_waiting(gunicorn_url, photo, options, body):
+    head = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
+    headers = {"Content-Type": FORM + options}
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(post, gunicorn_url, head + body, headers=headers)
+        assert post(gunicorn_url, photo.read_bytes(), timeout=5).status_code == 200
+        assert slow.result().status_code == 400
+
+
+def test_late_and_superfluous_requests_get_504_and_503(bento):
+    # Few bytes, but many pixels to decode, one picture after the other.
+    slow = encode(Image.new("RGB", (7000, 7000)), "PNG")
+    with gunicorn(bento, TIMEOUT="1", MAX_REQUESTS="8") as (url, _), ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: post(url, slow), range(16)))
+    late, superfluous = ([a for a in answers if a.status_code == s] for s in (504, 503))
+    assert late
+    assert superfluous
+    assert superfluous[0].headers["retry-after"] == "1"
+    assert all(list(a.json()) == ["error"] for a in late + superfluous)
+
+
+def test_a_token_is_asked_for_while_the_client_is_still_sending(bento, photo):
+    with gunicorn(bento, API_TOKEN="sésame") as (url, _):  # noqa: S106
+        for body, headers in (
+            (photo.read_bytes(), {}),
+            (photo.read_bytes(), {"Authorization": "Bearer sesame"}),
+            (bytes(MAX_BYTES), {}),
+            (bytes(MAX_BYTES), {"Expect": "100-continue"}),
+        ):
+            assert post(url, body, headers=headers).status_code == 401
+        right = {"Authorization": "Bearer sésame".encode()}
+        assert post(url, photo.read_bytes(), headers=right).status_code == 200
+
+
+def test_a_decoder_knows_no_format_but_those_that_are_read():
+    ask = (
+        "from simplestack.serving import images; from PIL import Image;"
+        "print(*Image.OPEN); print('HEIF' in Image.SAVE)"
+    )
+    opened, heic_is_written = run(sys.executable, "-c", ask).stdout.splitlines()
+    assert set(opened.split()) == {*kinds.FORMATS, "DIB"}  # a part of BMP
+    assert heic_is_written == "False"

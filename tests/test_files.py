@@ -1,0 +1,56 @@
+"""Files: read in threads with flat memory, written whole or not at all."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from simplestack.serving.container import cores
+from simplestack.training.files import map_in_threads, write_atomically
+
+
+def test_however_many_photos_there_are_few_are_in_flight():
+    started, lock, paths = [], threading.Lock(), [Path(str(i)) for i in range(500)]
+
+    def answer(path: Path) -> dict:
+        with lock:
+            started.append(path)
+        return {"path": str(path)}
+
+    rows = map_in_threads(answer, paths)
+    assert next(rows) == {"path": "0"}
+    assert len(started) <= 4 * cores() + 1
+    assert [row["path"] for row in rows] == [str(path) for path in paths[1:]]
+
+
+def test_an_error_in_a_thread_is_raised_where_its_result_is_due():
+    rows = map_in_threads(lambda number: 6 // number, [3, 2, 0])
+    assert [next(rows), next(rows)] == [2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which file it is")
+def test_a_file_is_there_only_once_it_is_complete_and_on_the_disk(tmp_path, monkeypatch):
+    path, synced = tmp_path / "new" / "a.txt", []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+    )
+    with write_atomically(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert synced == [f"{path}.part", str(path.parent)]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_completed_stays_as_it_was(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), write_atomically(path) as file:  # noqa: PT012
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
