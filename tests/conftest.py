@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
-from helpers import PROJECT
+from helpers import PROJECT, split_folder
 from playwright.sync_api import Browser, sync_playwright
 
 from simplestack.packing import build
@@ -60,6 +60,7 @@ def packed() -> Path:
 
 def pack(folder: Path) -> None:
     """Draw, train and pack into a folder; remove those of other versions."""
+    import torchvision  # noqa: PLC0415
     from trainings import train_in_process  # noqa: PLC0415
 
     import saveToBento  # noqa: PLC0415  (these take seconds, and the next runs do without)
@@ -69,13 +70,15 @@ def pack(folder: Path) -> None:
             shutil.rmtree(other)
     data = folder / "data"
     sample.write(data, {"train": 6, "val": 3})
-    train_in_process(folder / "short.ckpt", "--data-dir", data, "--from-scratch", "--epochs", 2)
     with (
         pytest.MonkeyPatch.context() as environment,
         patch.object(saveToBento, "show"),  # which would start a server
         warnings.catch_warnings(action="ignore"),  # BentoML's, when it imports a service
     ):
+        # Even while `small` is in use in this process:
+        environment.setattr("simplestack.training.model.resnet18", torchvision.models.resnet18)
         environment.setenv("BENTOML_HOME", str(folder / "home"))
+        train_in_process(folder / "short.ckpt", "--data-dir", data, "--from-scratch", "--epochs", 2)
         saveToBento.main([str(folder / "short.ckpt")])
 
 
@@ -113,6 +116,21 @@ def bento(packed: Path, environment: Path) -> Path:
     """The saved path of its Bento, in this process's own store."""
     shutil.copytree(packed / "home", environment, dirs_exist_ok=True)
     return Path(build.latest().path)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with 5 one-coloured pictures of each class for training, 2 for validation."""
+    return split_folder(tmp_path_factory.mktemp("photos") / "photos <b>")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let a small network take the place of ResNet-18, and random weights that of ImageNet's."""
+    from trainings import small_network  # noqa: PLC0415
+
+    with small_network(tmp_path_factory.mktemp("torch")):
+        yield
 
 
 @pytest.fixture(scope="module")

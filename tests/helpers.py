@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -35,33 +35,20 @@ from simplestack.serving.inference import OnnxModel, checksum
 
 PROJECT = Path(__file__).parent.parent
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-"""An environment in which nothing outside this machine can be reached."""
-
 COLOURS = {"ants": (90, 40, 20), "bees": (230, 180, 30), "wasps": (240, 230, 90)}
 ODD_NAME = os.fsdecode("café".encode("latin-1"))  # as old archives unpack; not UTF-8
 odd_names = pytest.mark.skipif(sys.platform == "darwin", reason="macOS has UTF-8 names only")
 
 
-# Commands
-
-
-def run(
-    *command: object, cwd: Path = PROJECT, stdin: int = subprocess.DEVNULL, **environment: str
-) -> subprocess.CompletedProcess:
+def run(*command, cwd=PROJECT, stdin=subprocess.DEVNULL, **environment: str):
     """Run a command as a person would, without a terminal; return what it printed."""
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment},
-        stdin=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [str(word) for word in command]
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment}
+    options = {"cwd": cwd, "env": environment, "stdin": stdin}
+    return subprocess.run(words, **options, capture_output=True, text=True, check=False)
 
 
 def python(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
-    """Run one of the project's scripts."""
     return run(sys.executable, PROJECT / script, *arguments, **options)
 
 
@@ -85,44 +72,30 @@ def copy_project(folder: Path) -> Path:
 def code_block(language: str, part: str) -> str:
     """Return the block of code in the documentation of the static page that contains a part."""
     text = (PROJECT / "docs/static-page.md").read_text()
-    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-    (block,) = (block for block in blocks if part in block)
+    (block,) = (x for x in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if part in x)
     return block
 
 
-# Servers
-
-
 def container_command(bento: Path) -> str:
-    """Return the CMD of a Bento's Dockerfile: what the container starts."""
     return (bento / "Dockerfile").read_text().rpartition("\nCMD ")[2].strip()
 
 
 @contextmanager
-def gunicorn(
-    bento: Path, under: tuple[str, ...] = (), **environment: str
-) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Serve a Bento as the container does, by the Dockerfile's CMD; return the URL and gunicorn.
+def gunicorn(bento: Path, under: tuple[str, ...] = (), **environment: str) -> Iterator[tuple]:
+    """Serve a Bento by the Dockerfile's CMD, `under` another program; yield the URL and gunicorn.
 
-    `under` names a program to start it with. Its log is the file `log`.
+    Its log is the file `log`.
     """
-    port = str(local_server.free_port())
+    port = local_server.free_port()
+    url, command = f"http://127.0.0.1:{port}", (*under, "/bin/sh", "-c", container_command(bento))
+    environment = {**os.environ, "BENTO_PATH": str(bento), "PORT": str(port), **environment}
     with tempfile.NamedTemporaryFile() as log:
-        server = subprocess.Popen(
-            [*under, "/bin/sh", "-c", container_command(bento)],
-            cwd=bento,
-            env={**os.environ, "BENTO_PATH": str(bento), "PORT": port, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        server = subprocess.Popen(command, cwd=bento, env=environment, **streams)
         server.log = Path(log.name)
         try:
-            wait_until_ready(
-                f"http://127.0.0.1:{port}",
-                lambda: server.log.read_text() if server.poll() is not None else "",
-            )
-            yield f"http://127.0.0.1:{port}", server
+            wait_until_ready(url, lambda: "" if server.poll() is None else server.log.read_text())
+            yield url, server
         finally:
             stop(server)
 
@@ -155,7 +128,6 @@ def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[st
 
 
 def stop(server: subprocess.Popen) -> None:
-    """End a server with SIGTERM, and with SIGKILL if that is not enough."""
     server.terminate()
     try:
         server.wait(timeout=30)
@@ -165,11 +137,13 @@ def stop(server: subprocess.Popen) -> None:
 
 def wait_until_ready(url: str, failure: Callable[[], str]) -> None:
     """Wait until /readyz answers, for as long as `failure` says nothing."""
-    deadline = time.monotonic() + local_server.READY_WITHIN
-    while not is_ready(url):
+    deadline, ready = time.monotonic() + local_server.READY_WITHIN, False
+    while not ready:
         assert failure() == ""
         assert time.monotonic() < deadline, f"{url} does not become ready"
         time.sleep(0.1)
+        with suppress(requests.RequestException):
+            ready = get(f"{url}/readyz", timeout=5).ok
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -178,13 +152,6 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return send("GET", f"{url}/readyz", timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 @contextmanager
@@ -208,20 +175,14 @@ def listening() -> Iterator[tuple[str, list[tuple[str, str, Message]]]]:
 
         do_POST = do_GET  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
+        def log_message(self, *_: object) -> None: ...
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor() as pool:
+        pool.submit(server.serve_forever, 0.01)
         try:
             yield f"http://127.0.0.1:{server.server_port}", asked
         finally:
             server.shutdown()
-            thread.join()
-
-
-# Clients
 
 
 def send(method: str, url: str, **options) -> requests.Response:
@@ -257,83 +218,56 @@ def metrics(server: str | TestClient) -> Counter[tuple[str, ...]]:
     return Counter({(s.name, *sorted(s.labels.values())): s.value for s in samples})
 
 
-def load(
-    url: str, photo: bytes, clients: int, done: Callable[[], bool], *, keep_alive: bool = True
-) -> Counter[str]:
-    """Post a photo from so many clients until `done`; count the statuses, and errors by name.
+def load(url: str, photo: bytes, clients: int, done, *, keep_alive: bool = True) -> Counter[str]:
+    """Post a photo from so many clients until `done()`; count the statuses, and errors by name.
 
     A client whose connection is refused ends; after any other error, it waits before it goes on.
     """
     outcomes: Counter[str] = Counter()
 
-    def client() -> None:
+    def client(_: int) -> None:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-        while not done():
-            outcome = post_once(connection, photo)
-            outcomes[outcome] += 1
-            if outcome == ConnectionRefusedError.__name__:
-                break
-            answered = outcome.isdigit()
-            if not (keep_alive and answered):
-                connection.close()
-            if not answered:
+        outcome = ""
+        while outcome != ConnectionRefusedError.__name__ and not done():
+            try:
+                connection.request("POST", "/predict", photo)
+                with connection.getresponse() as response:
+                    response.read()
+                outcome = str(response.status)
+            except (OSError, http.client.HTTPException) as error:
+                outcome = type(error).__name__
                 time.sleep(0.1)  # until a server that has been killed has closed its sockets
+            outcomes[outcome] += 1
+            if not (keep_alive and outcome.isdigit()):
+                connection.close()
         connection.close()
 
-    in_threads(client, clients)
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(client, range(clients)))
     return outcomes
-
-
-def post_once(connection: http.client.HTTPConnection, photo: bytes) -> str:
-    """Return the status of the answer to a photo, or the name of the error."""
-    try:
-        connection.request("POST", "/predict", photo)
-        response = connection.getresponse()
-        response.read()
-    except (OSError, http.client.HTTPException) as error:
-        return type(error).__name__
-    return str(response.status)
-
-
-def in_threads(function: Callable[[], None], count: int) -> None:
-    """Run a function in so many threads at once, and wait for all of them."""
-    threads = [threading.Thread(target=function) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @contextmanager
 def watched_page(browser: Browser, url: str, forbidden: str = "") -> Iterator[Page]:
-    """Yield a new page of a browser; errors, requests to elsewhere, and what it logs with a
-    forbidden text in it fail the test.
-    """
+    """Yield a new page; errors, requests to elsewhere, and a forbidden text in its log fail."""
     problems: list[str] = []
     with browser.new_context() as context:
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("requestfailed", lambda request: problems.append(request.url))
-        page.on(
-            "request",
-            lambda r: r.url.startswith((url, "blob:", "data:")) or problems.append(r.url),
-        )
+        own = (url, "blob:", "data:")
+        page.on("request", lambda r: r.url.startswith(own) or problems.append(r.url))
         page.on("console", lambda m: forbidden in m.text and problems.append(m.text))
         yield page
     assert problems == []
 
-
-# Pages
 
 LOWEST_CONTRAST = """() => {
   // of each text with what is painted behind it, as WCAG 2 defines it
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
   const luminance = (layers) => {
-    for (const colour of layers) {
-      canvas.fillStyle = colour;
-      canvas.fillRect(0, 0, 1, 1);
-    }
+    for (canvas.fillStyle of layers) canvas.fillRect(0, 0, 1, 1);
     const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((c) => linear(c / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
@@ -341,8 +275,8 @@ LOWEST_CONTRAST = """() => {
     e ? [...behind(e.parentElement), getComputedStyle(e).backgroundColor] : ["white"];
   const contrast = (e) => {
     const { fill, color } = getComputedStyle(e);
-    const [low, high] = [behind(e), [...behind(e), e.closest("svg") ? fill : color]]
-      .map(luminance).sort((a, b) => a - b);
+    const text = [...behind(e), e.closest("svg") ? fill : color];
+    const [low, high] = [behind(e), text].map(luminance).sort((a, b) => a - b);
     return (high + 0.05) / (low + 0.05);
   };
   const shown = (e) =>
@@ -357,20 +291,14 @@ def lowest_contrast(page: Page) -> float:
 
 
 def check_fits_a_phone(page: Page) -> None:
-    """Check that a page needs no scrolling sideways on a narrow phone."""
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-# Pictures
-
-
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Return a picture as a file of that kind."""
     file = io.BytesIO()
     if kind == "HEIF":  # its opener isn't registered: the project's is to read what it writes
-        fast = {"preset": "ultrafast"}
-        pillow_heif.from_pillow(image).save(file, enc_params=fast, **options)
+        pillow_heif.from_pillow(image).save(file, enc_params={"preset": "ultrafast"}, **options)
     else:
         image.save(file, kind, **options)
     return file.getvalue()
@@ -387,7 +315,6 @@ def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("ants",
 
 
 def split_folder(folder: Path, train_count: int = 5, val_count: int = 2) -> Path:
-    """Write train/ and val/ with two classes."""
     write_pictures(folder / "train", train_count)
     write_pictures(folder / "val", val_count)
     return folder

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import struct
 import threading
 import time
 import zlib
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import pack
 
 import PIL
 import pillow_heif
@@ -22,68 +22,61 @@ from PIL import Image
 MADE = PROJECT / ".pytest_cache" / "pictures"
 VERSION = f"{PIL.__version__}{pillow_heif.__version__}{Path(__file__).read_text()}"
 MAX_BYTES = 10 * 2**20
-SCAN, TABLE = b"\xff\xda", b"\xff\xc4"  # the markers of a JPEG's scan and of its Huffman table
+FORMATS = (  # with their modes and options
+    *(("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("MPO", "RGB", {})),
+    *(
+        ("JPEG", "CMYK", {"progressive": True}),
+        *(("HEIF", mode, {}) for mode in ("RGB", "L", "I;16")),
+    ),
+    *(("JPEG", "RGB", {"progressive": True, "subsampling": "4:4:4"}), ("BMP", "RGB", {})),
+    *(("PNG", mode, {}) for mode in ("RGB", "P", "RGBA", "1", "I;16")),
+    *(("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("AVIF", "RGB", {})),
+    *(("HEIF", "RGB", {"chroma": 444}), ("HEIF", "RGBA", {"chroma": 444}), ("GIF", "P", {})),
+    *(("TIFF", "CMYK", {"compression": "tiff_lzw"}), ("TIFF", "L", {"compression": "jpeg"})),
+    *(("TIFF", mode, {}) for mode in ("RGB", "I;16B", "I", "F")),
+    *(("PPM", mode, {}) for mode in ("RGB", "I;16", "1")),
+)
+Tags = dict[int, tuple[int, int, bytes]]  # type, count and packed values
 
 
-def tiff(
-    width: int,
-    height: int,
-    *,
-    data: bytes,
-    tags: dict[int, tuple[int, int, bytes]],
-    order: str = "<",
-) -> bytes:
-    """Build a grey TIFF from its picture data and further tags: type, count and packed values."""
-
-    def short(value: int) -> tuple[int, int, bytes]:
-        return 4, 1, struct.pack(f"{order}I", value)
-
-    entries = {
-        **{256: short(width), 257: short(height), 258: short(8), 259: short(8), 262: short(1)},
-        **{277: short(1), 273: short(8), 278: short(height), 279: short(len(data))},
-        **tags,
-    }
+def tiff(width: int, height: int, *, data: bytes, tags: Tags, order: str = "<") -> bytes:
+    """Build a grey TIFF from its picture data and further tags."""
+    plain = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: height}
+    plain[279] = len(data)
+    entries = {tag: (4, 1, pack(f"{order}I", value)) for tag, value in plain.items()} | tags
     directory, extra = bytearray(), bytearray()
     after = 8 + len(data) + 2 + 12 * len(entries) + 4
     for tag, (kind, count, values) in sorted(entries.items()):
+        inline = values.ljust(4, b"\0")
         if len(values) > 4:
-            field = struct.pack(f"{order}I", after + len(extra))
+            inline = pack(f"{order}I", after + len(extra))
             extra += values
-        else:
-            field = values.ljust(4, b"\0")
-        directory += struct.pack(f"{order}HHI", tag, kind, count) + field
+        directory += pack(f"{order}HHI", tag, kind, count) + inline
     magic = b"II*\0" if order == "<" else b"MM\0*"
-    head = magic + struct.pack(f"{order}I", 8 + len(data)) + data
-    return head + struct.pack(f"{order}H", len(entries)) + directory + b"\0" * 4 + extra
+    head = magic + pack(f"{order}I", 8 + len(data)) + data
+    return head + pack(f"{order}H", len(entries)) + directory + b"\0" * 4 + extra
 
 
 def huge_tile() -> bytes:
     side = 20_480
     data = zlib.compress(bytes(side * side), 9)
-    tag = {
-        **{322: (4, 1, struct.pack("<I", side)), 323: (4, 1, struct.pack("<I", side))},
-        **{324: (4, 1, struct.pack("<I", 8)), 325: (4, 1, struct.pack("<I", len(data)))},
-    }
-    return tiff(64, 64, data=data, tags=tag)
-
-
-def many_strip_offsets() -> bytes:
-    count = MAX_BYTES - 1000
-    return tiff(64, 64, data=b"", tags={273: (1, count, b"\1" * count)})
+    values = {322: side, 323: side, 324: 8, 325: len(data)}
+    tags = {tag: (4, 1, pack("<I", value)) for tag, value in values.items()}
+    return tiff(64, 64, data=data, tags=tags)
 
 
 def many_tags() -> bytes:
-    count = 60_000
-    tags = {700 + i: (2, 100, b"x" * 100) for i in range(count) if 700 + i not in (34665, 34853)}
+    pointers = {34665, 34853}  # to Exif's and GPS's
+    tags = {tag: (2, 100, b"x" * 100) for tag in range(700, 60_700) if tag not in pointers}
     return tiff(64, 64, data=zlib.compress(bytes(64 * 64)), tags=tags)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
 
 
 def png(width: int, height: int, colours: int, *chunks: bytes) -> bytes:
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
+    head = chunk(b"IHDR", pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
     body = zlib.compress(bytes((width * {0: 1, 2: 3, 6: 4}[colours] + 1) * height), 9)
     parts = (head, *chunks, chunk(b"IDAT", body), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -100,83 +93,66 @@ def compressed_profile() -> bytes:
 
 def jpeg_segments(marker: int, payload: bytes) -> bytes:
     plain = encode(Image.new("RGB", (64, 64)), "JPEG")
-    segment = struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+    segment = pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
     return plain[:2] + segment * ((MAX_BYTES - 5000) // len(segment)) + plain[2:]
 
 
 def many_scans(side: int = 2000) -> bytes:
+    """Build a JPEG with its second scan again and again: each takes a pass over all blocks."""
     noise = Image.effect_noise((side, side), 60).convert("RGB")
     plain = encode(noise, "JPEG", progressive=True, quality=5)
-    start = plain.index(SCAN, plain.index(SCAN) + 2)
-    end = plain.index(TABLE, start)  # each scan begins with its table
-    # The second scan again and again, without its data: each takes a pass over all blocks.
+    scan, table = b"\xff\xda", b"\xff\xc4"  # each scan begins with its Huffman table
+    start = plain.index(scan, plain.index(scan) + 2)
+    end = plain.index(table, start)
     head = plain[start : start + 2 + int.from_bytes(plain[start + 2 : start + 4], "big")]
     return plain[:end] + (head + b"\0") * (10**6 // (len(head) + 1)) + plain[end:]
 
 
-def box(kind: bytes, *parts: bytes, version: int | None = None, flags: int = 0) -> bytes:
-    """Build a box of a HEIF; a full box if it has a version."""
-    full = b"" if version is None else struct.pack(">I", version << 24 | flags)
-    data = full + b"".join(parts)
-    return struct.pack(">I", 8 + len(data)) + kind + data
+def box(kind: bytes, *parts: bytes) -> bytes:
+    data = b"".join(parts)
+    return pack(">I", 8 + len(data)) + kind + data
 
 
-def heic_grid(tile: bytes, side: int, rows: int, columns: int, extra: int = 0) -> bytes:
-    """Build a HEIC as phones do, of tiles: the HEIC `tile` again and again, and `extra` times as a
-    picture of its own.
-    """
+def full(kind: bytes, *parts: bytes, version: int = 0) -> bytes:
+    return box(kind, pack(">I", version << 24), *parts)
+
+
+def heic(side: int, rows: int, columns: int, extra: int = 0) -> bytes:
+    """Build a HEIC as phones do, of red tiles, and of `extra` such pictures that nothing uses."""
+    tile = encode(Image.new("RGB", (side, side), "red"), "HEIF")
     start = tile.index(b"hvcC") - 4
     codec = tile[start : start + int.from_bytes(tile[start : start + 4], "big")]
     data = tile[tile.index(b"mdat") + 4 :]
-    width, height = columns * side, rows * side
-    grid = struct.pack(">BBBBII", 0, 1, rows - 1, columns - 1, width, height)
-    sizes = [struct.pack(">II", *size) for size in ((width, height), (side, side))]
-    tiles = range(2, 2 + rows * columns)
-    others = range(2, 2 + len(tiles) + extra)
+    width, height, count = columns * side, rows * side, rows * columns
+    grid = pack(">BBBBII", 0, 1, rows - 1, columns - 1, width, height)
+    others = range(2, 2 + count + extra)
+    kinds = [(1, b"grid"), *((i, b"hvc1") for i in others)]
+    infos = [full(b"infe", pack(">HH5s", i, 0, kind), version=2) for i, kind in kinds]
+    numbers = pack(f">{2 + count}H", 1, count, *others[:count])
+    uses = [pack(">HBB", 1, 1, 1), *(pack(">HBBB", i, 2, 2, 0x83) for i in others)]
+    shapes = [full(b"ispe", pack(">II", *size)) for size in ((width, height), (side, side))]
     head = box(b"ftyp", b"heic\0\0\0\0mif1heic")
 
     def meta(at: int) -> bytes:
         places = [(1, 0, 1, at, len(grid)), *((i, 0, 1, at + len(grid), len(data)) for i in others)]
-        kinds = [(1, b"grid"), *((i, b"hvc1") for i in others)]
-        infos = [box(b"infe", struct.pack(">HH5s", i, 0, kind), version=2) for i, kind in kinds]
-        numbers = struct.pack(f">{2 + len(tiles)}H", 1, len(tiles), *tiles)
-        uses = [
-            struct.pack(">HBB", 1, 1, 1),
-            *(struct.pack(">HBBB", i, 2, 2, 0x83) for i in others),
-        ]
-        shapes = [box(b"ispe", size, version=0) for size in sizes]
-        return box(
+        packed = [pack(">HHHII", *place) for place in places]
+        properties = full(b"ipma", pack(">I", len(uses)), *uses)
+        return full(
             b"meta",
-            box(b"hdlr", b"\0\0\0\0pict" + bytes(13), version=0),
-            box(b"pitm", b"\0\1", version=0),
-            box(
-                b"iloc",
-                struct.pack(">BBH", 0x44, 0, len(places)),
-                *(struct.pack(">HHHII", *place) for place in places),
-                version=0,
-            ),
-            box(b"iinf", struct.pack(">H", len(infos)), *infos, version=0),
-            box(b"iref", box(b"dimg", numbers), version=0),
-            box(
-                b"iprp",
-                box(b"ipco", shapes[0], shapes[1], codec),
-                box(b"ipma", struct.pack(">I", len(uses)), *uses, version=0),
-            ),
-            version=0,
+            *(full(b"hdlr", b"\0\0\0\0pict" + bytes(13)), full(b"pitm", b"\0\1")),
+            full(b"iloc", pack(">BBH", 0x44, 0, len(places)), *packed),
+            full(b"iinf", pack(">H", len(infos)), *infos),
+            full(b"iref", box(b"dimg", numbers)),
+            box(b"iprp", box(b"ipco", *shapes, codec), properties),
         )
 
     return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", grid, data)
 
 
-def heic(side: int, rows: int, columns: int, extra: int = 0) -> bytes:
-    tile = encode(Image.new("RGB", (side, side), "red"), "HEIF")
-    return heic_grid(tile, side, rows, columns, extra)
-
-
 def heic_of_size(width: int, height: int) -> bytes:
     """Build a HEIC that is smaller than it says."""
     plain = encode(Image.new("RGB", (64, 64)), "HEIF")
-    return plain.replace(struct.pack(">II", 64, 64), struct.pack(">II", width, height))
+    return plain.replace(pack(">II", 64, 64), pack(">II", width, height))
 
 
 def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> bytes:
@@ -200,7 +176,6 @@ def once(name: str, make: Callable[[], bytes]) -> bytes:
 
 
 def build(kind: str) -> bytes:
-    """Return a hostile picture."""
     return once(kind, KINDS[kind])
 
 
@@ -210,8 +185,7 @@ def plain(size: tuple[int, int], mode: str, kind: str, **options: object) -> byt
     def make() -> bytes:
         return encode(Image.new(mode, size), kind, **options)
 
-    # Where nothing is computed, the disk is no faster.
-    raw = kind in {"BMP", "PPM", "TIFF"}
+    raw = kind in {"BMP", "PPM", "TIFF"}  # where nothing is computed, the disk is no faster
     return make() if raw else once(f"{size} {mode} {kind} {options}", make)
 
 
@@ -225,10 +199,11 @@ def phone_photo(size: tuple[int, int], kind: str, **options: object) -> bytes:
     return once(f"phone {size} {kind} {options}", make)
 
 
+STRIPS = (1, MAX_BYTES - 1000, b"\1" * (MAX_BYTES - 1000))
 TEXT = b"a\0\0" + zlib.compress(bytes(10**5))
 KINDS: dict[str, Callable[[], bytes]] = {
     "TIFF with a tile larger than it": huge_tile,
-    "TIFF of many strip offsets": many_strip_offsets,
+    "TIFF of many strip offsets": lambda: tiff(64, 64, data=b"", tags={273: STRIPS}),
     "TIFF of many tags": many_tags,
     "large TIFF": lambda: large("TIFF", "RGBA", compression="tiff_lzw"),
     "progressive CMYK JPEG": lambda: large("JPEG", "CMYK", progressive=True),
@@ -264,8 +239,6 @@ KINDS: dict[str, Callable[[], bytes]] = {
 
 @dataclass
 class Outcome:
-    """What came of hostile pictures, and of what others asked meanwhile."""
-
     hostile: Counter[int] = field(default_factory=Counter)  # statuses; 0 for no answer
     others: Counter[int] = field(default_factory=Counter)  # of ordinary photos
     photos: list[float] = field(default_factory=list)  # seconds until they were answered

@@ -1,7 +1,5 @@
 """The exported network, made once like the checkpoint that it comes from."""
 
-from pathlib import Path
-
 import pytest
 from conftest import make_once
 
@@ -12,18 +10,17 @@ from simplestack.training.model import Classifier
 
 
 @pytest.fixture(scope="session")
-def network(trained: Path) -> Classifier:
-    """The trained network."""
+def network(trained):
     network = Classifier(2).eval()
     network.load_state_dict(checkpoint.load(trained).best)
     return network
 
 
 @pytest.fixture(scope="session")
-def exported(packed: Path, trained: Path, pictures: Path, network: Classifier) -> Path:
+def exported(packed, trained, pictures, network):
     """A folder with it as fp32.onnx and int8.onnx."""
 
-    def export(folder: Path) -> None:
+    def export(folder):
         state = checkpoint.load(trained)
         photos = Photos(pictures, state.photos["train"], state.classes, whole=False)
         onnx_export.to_onnx(network, folder / "fp32.onnx")

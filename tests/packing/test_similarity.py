@@ -1,6 +1,7 @@
 """The bank of training photos in the packed model, and the threshold for unlike photos."""
 
 import shutil
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from simplestack.packing import similarity
 from simplestack.serving.inference import OnnxModel
 
 
-def unit(x: np.ndarray) -> np.ndarray:
+def unit(x):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -39,27 +40,21 @@ def test_a_photo_in_which_nothing_is_seen_is_similar_to_nothing(exported, tmp_pa
     assert OnnxModel(path)(np.zeros((1, 224, 224, 3), np.uint8))[2].tolist() == [0]
 
 
-def test_the_bank_has_all_photos_if_they_are_few():
-    names = ["train/ants/1.jpg", "train/bees/1.jpg", "train/bees/2.jpg"]
-    assert sorted(similarity.choose(names, ["ants", "bees"])) == names
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([1, 2], [1, 2]), ([3000, 600, 5], [498, 497, 5]), ([2] * 1200, [1] * 1200)],
+)
+def test_the_bank_has_all_photos_if_they_are_few_or_as_many_of_each_class(counts, expected):
+    classes = [f"{i:04}" for i in range(len(counts))]
+    names = [f"train/{classes[k]}/{i}.jpg" for k, n in enumerate(counts) for i in range(n)]
+    chosen = similarity.choose(names, classes)
+    assert len(set(chosen)) == len(chosen)
+    counted = Counter(name.split("/")[1] for name in chosen)
+    assert [counted[x] for x in classes] == expected
+    assert chosen == similarity.choose(names, classes)
 
 
-def test_of_many_photos_the_bank_has_as_many_of_each_class():
-    names = [f"train/{c}/{i}.jpg" for c, n in (("a", 3000), ("b", 600), ("c", 5)) for i in range(n)]
-    chosen = similarity.choose(names, ["a", "b", "c"])
-    assert len(set(chosen)) == len(chosen) == similarity.ROWS
-    counts = [sum(f"/{c}/" in name for name in chosen) for c in "abc"]
-    assert counts == [498, 497, 5]
-    assert chosen == similarity.choose(names, ["a", "b", "c"])
-
-
-def test_of_more_classes_than_rows_each_is_in_the_bank():
-    classes = [f"{i:04}" for i in range(1200)]
-    names = [f"{c}/{i}.jpg" for c in classes for i in range(2)]
-    assert len({name[:4] for name in similarity.choose(names, classes)}) == 1200
-
-
-def around(*centres: int, count: int, spread: float = 0.3) -> np.ndarray:
+def around(*centres, count, spread=0.3):
     """Return features around some axes, about 0.9 similar to each other."""
     rng = np.random.default_rng(0)
     return unit(
@@ -71,32 +66,24 @@ def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities()
     bank = around(0, 1, count=50)
     said = similarity.threshold(bank, np.vstack([bank[:9], unit(np.eye(512)[[7]])]))
     nearest = [max(x @ y for j, y in enumerate(bank) if j != i) for i, x in enumerate(bank)]
-    below = sum(x < said["threshold"] for x in nearest)
-    assert below == 5  # of 100
+    assert sum(x < said["threshold"] for x in nearest) == 5  # of 100
     assert said["validation_photos_unlike"] == pytest.approx(0.1)
     assert said["chosen_by"].startswith("percentile 4.5 of the similarities of 100 training photos")
-
-
-def test_copies_of_photos_do_not_raise_the_threshold():
-    bank = around(0, 1, count=50)
-    once, twice = (similarity.threshold(x, bank) for x in (bank, np.vstack([bank, bank])))
-    assert twice["threshold"] == pytest.approx(once["threshold"], abs=1e-3)
+    copies = similarity.threshold(np.vstack([bank, bank]), bank)  # which don't raise it
+    assert copies["threshold"] == pytest.approx(said["threshold"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("bank", "reason"),
     [
         (around(0, count=1), "fewer than 20 photos"),
-        (around(0, 1, count=9), "fewer than 20 photos"),
+        (around(0, count=19), "fewer than 20 photos"),
         (around(0, count=1).repeat(30, 0), "look alike"),  # all the same
         (around(0, count=30, spread=0.01), "look alike"),
-        (np.zeros((30, 512), np.float32), ""),  # sees nothing: nothing is similar
+        (np.zeros((20, 512), np.float32), ""),  # sees nothing: nothing is unlike
     ],
 )
 def test_no_threshold_without_sense(bank, reason):
     said = similarity.threshold(bank, bank)
-    if reason:
-        assert set(said) == {"reason"}
-        assert reason in said["reason"]
-    else:
-        assert said["threshold"] == 0
+    assert said.get("threshold") == (None if reason else 0)
+    assert reason in said.get("reason", "")

@@ -1,8 +1,6 @@
 """The learning curves of a report, and the photos that were most wrong."""
 
-import pytest
 import torch
-from helpers import split_folder
 
 from simplestack.training import figures, folders
 from simplestack.training.dataset import Photos
@@ -11,39 +9,23 @@ from simplestack.training.model import Classifier
 CLASSES = ["ants", "bees"]
 
 
-@pytest.fixture(scope="module")
-def model() -> Classifier:
-    return Classifier(2).eval()
+def test_wrong_and_unsure_photos_are_shown_the_worst_first(photos):
+    names = folders.find_photos(photos, CLASSES, seed=0)["val"]  # two of ants and two of bees
+    val, model = Photos(photos, names, CLASSES, whole=False), Classifier(2).eval()
 
+    def captions(*ants):
+        """Return the captions, given the probability of ants for each photo."""
+        probabilities = torch.tensor([[p, 1 - p] for p in ants])
+        return [f["caption"] for f in figures.worst_photos(model, CLASSES, val, probabilities)]
 
-@pytest.fixture(scope="module")
-def val(tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """Two photos of ants and two of bees."""
-    folder = split_folder(tmp_path_factory.mktemp("figures"))
-    names = folders.find_photos(folder, CLASSES, seed=0)["val"]
-    return Photos(folder, names, CLASSES, whole=False)
-
-
-def captions(model: Classifier, val: Photos, ants: list[float]) -> list[str]:
-    """The captions, given the probability of ants for each photo."""
-    probabilities = torch.tensor([[p, 1 - p] for p in ants])
-    return [f["caption"] for f in figures.worst_photos(model, CLASSES, val, probabilities)]
-
-
-def test_wrong_and_unsure_photos_are_shown_the_worst_first(model: Classifier, val: Photos) -> None:
-    assert captions(model, val, [0.89, 0.95, 0.98, 0.01]) == [
+    assert captions(0.89, 0.95, 0.98, 0.01) == [
         "val/bees/0.png: bees, taken for ants, with a probability of 0.98",
         "val/ants/0.png: ants, correct, with a probability of 0.89",
     ]
+    assert captions(0.91, 0.95, 0.01, 0.09) == []
 
 
-def test_photos_of_which_the_model_is_rightly_sure_are_not_shown(
-    model: Classifier, val: Photos
-) -> None:
-    assert captions(model, val, [0.91, 0.95, 0.01, 0.09]) == []
-
-
-def test_heat_lies_where_the_network_looked() -> None:
+def test_heat_lies_where_the_network_looked():
     cam = torch.zeros(7, 7)
     cam[0, 0] = 1
     shown = figures.heat(torch.zeros(224, 224, 3, dtype=torch.uint8), cam)

@@ -13,38 +13,26 @@ from helpers import PROJECT, run
 
 import simplestack.__main__
 
-README = (PROJECT / "README.md").read_text()
 MAKEFILE = (PROJECT / "Makefile").read_text()
 DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
-LINKS = {
-    f"{document.relative_to(PROJECT)}: {target}": document.parent / target
-    for document in DOCUMENTS
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)", document.read_text())
-}
 TEXT = "".join(document.read_text() for document in DOCUMENTS)
-BLOCKS = [
+BLOCKS = "\n".join(
     line.partition(" #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
-    if line.partition("#")[0].strip()
-]
-SHELL = "".join(path.read_text() for path in sorted(PROJECT.glob("*.sh")))
-DOCSTRINGS = "".join(
-    path.read_text() for path in (*PROJECT.glob("*.py"), *PROJECT.glob("bench/*.py"))
+    if not line.startswith("#")
 )
+SHELL = "".join(path.read_text() for path in PROJECT.glob("*.sh"))
+DOCSTRINGS = "".join(p.read_text() for p in (*PROJECT.glob("*.py"), *PROJECT.glob("bench/*.py")))
 COMMANDS = {
-    *re.findall(r"\b(python [^|>)#\n]+)", "\n".join(BLOCKS)),
+    *re.findall(r"\b(python [^|>)#\n]+)", BLOCKS),
     *re.findall(r"`(python [^`>|]+)", TEXT),  # those in tables and sentences
     *re.findall(r"^\$ (python [^|>#\n]+)", TEXT, re.MULTILINE),
     *re.findall(r"^    (python [^|>#\n]+)", DOCSTRINGS, re.MULTILINE),
     *re.findall(r"^ *[^#\n]*?\b(python3? -m simplestack [\w-]+)", SHELL, re.MULTILINE),
 }
-WORDS = {
-    command: shlex.split(command)[1:] for command in sorted({found.strip() for found in COMMANDS})
-}
-SUBCOMMANDS = set(
-    re.findall(r"^python -m simplestack ([\w-]+)", simplestack.__main__.__doc__, re.M)
-)
+ABOUT = simplestack.__main__.__doc__
+SUBCOMMANDS = set(re.findall(r"^python -m simplestack ([\w-]+)", ABOUT, re.MULTILINE))
 
 
 class Made(Exception):  # noqa: N818  (no error)
@@ -52,11 +40,11 @@ class Made(Exception):  # noqa: N818  (no error)
 
 
 @functools.cache
-def parser(module: str) -> argparse.ArgumentParser:
+def parser(module):
     """Return the parser of a script of ours, or of a module of bench."""
     script = importlib.import_module(module)
 
-    def stop(made: argparse.ArgumentParser, *_: object) -> None:
+    def stop(made, *_):
         raise Made(made)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -67,62 +55,50 @@ def parser(module: str) -> argparse.ArgumentParser:
     return made.value.args[0]
 
 
-def words(text: str) -> str:
+def words(text):
     """The text with the line breaks and option syntax that differ between versions of Python."""
-    text = re.sub(r"(-\w) [A-Z_]+, (--)", r"\1, \2", text)
-    return " ".join(text.split())
+    return " ".join(re.sub(r"(-\w) [A-Z_]+, (--)", r"\1, \2", text).split())
 
 
-@pytest.mark.parametrize("script", ["train", "saveToBento", "predict", "publish"])
-def test_help_text_in_the_documentation_is_the_scripts(script, monkeypatch):
+def test_help_texts_in_the_documentation_are_the_scripts(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
-    help_text = f"## {script}.py\n\n```text\n{parser(script).format_help()}```"
-    assert words(help_text) in words((PROJECT / "docs" / "command-line.md").read_text())
+    documentation = words((PROJECT / "docs" / "command-line.md").read_text())
+    for script in ("train", "saveToBento", "predict", "publish"):
+        help_text = f"## {script}.py\n\n```text\n{parser(script).format_help()}```"
+        assert words(help_text) in documentation
 
 
 def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 200
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 200
 
 
-def test_commands_of_every_kind_are_found():
+def test_python_commands_exist_with_their_options():
+    for command in COMMANDS:
+        _, script, *arguments = shlex.split(command)
+        module = arguments.pop(0) if script == "-m" else script.removesuffix(".py")
+        assert (PROJECT / script).is_file() or (script == "-m" and importlib.util.find_spec(module))
+        if script != "-m" or module.startswith("bench"):
+            options = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+            assert options <= set(parser(module)._option_string_actions), command
+
+
+def test_commands_of_every_kind_are_found_and_each_subcommand_has_a_user():
+    text = "\n".join(COMMANDS)
     for command in ("python train.py", "python -m bench.train --ablate", "python -m http.server"):
-        assert [found for found in WORDS if found.startswith(command)]
-    subcommands = re.findall(r"-m simplestack ([\w-]+)", "\n".join(WORDS))
-    assert set(subcommands) == SUBCOMMANDS  # each has its user
+        assert command in text
+    assert set(re.findall(r"-m simplestack ([\w-]+)", text)) == SUBCOMMANDS
 
 
-@pytest.mark.parametrize("command", WORDS)
-def test_python_command_exists_with_its_options(command):
-    script, *arguments = WORDS[command]
-    if script != "-m":
-        assert (PROJECT / script).is_file()
-        module = script.removesuffix(".py")
-    else:
-        module, *arguments = arguments
-        assert importlib.util.find_spec(module)
-        if module == "simplestack":
-            assert arguments[0] in SUBCOMMANDS
-        if module.split(".")[0] != "bench":
-            return
-    options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
-    assert set(options) <= set(parser(module)._option_string_actions)
-
-
-@pytest.mark.parametrize("command", [c for c in BLOCKS if re.match(r"(sudo .*)?make ", c)])
-def test_make_recipe_exists(command):
-    recipe = re.search(r"make ([\w-]+)", command)[1]
-    assert re.search(rf"^{recipe}:", MAKEFILE, re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", [c for c in BLOCKS if re.search(r"\bsh \w", c)])
-def test_shell_script_exists(command):
-    assert (PROJECT / re.search(r"\bsh ([\w./]+)", command)[1]).is_file()
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_linked_file_exists(link):
-    assert LINKS[link].exists()
+def test_recipes_shell_scripts_and_linked_files_exist():
+    made = set(re.findall(r"^(?:sudo .*)?make ([\w-]+)", BLOCKS, re.MULTILINE))
+    assert {"run", "test"} <= made <= set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
+    scripts = set(re.findall(r"\bsh (\w[\w./]*)", BLOCKS))
+    assert "get_data.sh" in scripts
+    assert not [script for script in scripts if not (PROJECT / script).is_file()]
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists()
 
 
 def test_make_help_lists_every_recipe():

@@ -4,7 +4,6 @@ import asyncio
 import select
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import hostile
@@ -15,12 +14,11 @@ from simplestack.serving import decoders, errors, settings
 from simplestack.serving.decoder import Limits
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
+pytestmark = pytest.mark.anyio
 NO_ANSWER = "needs too much time or memory"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+anyio_backend = pytest.fixture(lambda: "asyncio", name="anyio_backend")
 
 
 @pytest.fixture
@@ -29,53 +27,46 @@ async def pool(anyio_backend):  # noqa: ARG001
         yield pool
 
 
-async def processes(pool: decoders.Decoders) -> tuple[psutil.Process, list[psutil.Process]]:
+async def processes(pool):
     """Return the process that forks decoders, and these."""
     nursery = psutil.Process(pool.nursery.pid)
     await until(lambda: len(nursery.children()) == pool.count + 1)
     return nursery, nursery.children()
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition):
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-def kill(*killed: psutil.Process) -> Awaitable[None]:
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+async def kill(*killed):
     """Kill processes, all of them before anything else happens here."""
     for process in killed:
         process.kill()
-    return until(lambda: not any(alive(process) for process in killed))
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    await until(lambda: not any(map(alive, killed)))
 
 
 @pytest.mark.parametrize(
     ("memory", "workers", "cores", "count"),
     [(2**29, 1, 8, 2), (2**29, 2, 8, 1), (2**30, 1, 8, 3), (2**29, 1, 1, 1), (2**34, 1, 64, 3)],
 )
-def test_there_are_as_many_decoders_as_cores_and_memory_allow(
-    monkeypatch, memory, workers, cores, count
-):
+def test_cores_and_memory_limit_the_decoders(monkeypatch, memory, workers, cores, count):
     monkeypatch.setattr(decoders, "memory_limit", lambda: memory)
-    both_lanes = decoders.Decoders(settings.Settings(web_concurrency=workers), cores)
-    assert both_lanes.count == count
+    assert decoders.Decoders(settings.Settings(web_concurrency=workers), cores).count == count
 
 
 @linux
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("large HEIC", "too much memory"),
-        ("HEIC of more pictures", "can't be read"),
-        ("HEIC of a false size", "damaged or cut off"),
-        ("large PPM", "too much memory"),
-        ("PPM of many comments", NO_ANSWER),
-        ("plain PPM", NO_ANSWER),
+        *(("large HEIC", "too much memory"), ("HEIC of more pictures", "can't be read")),
+        *(("HEIC of a false size", "damaged or cut off"), ("large PPM", "too much memory")),
+        *(("PPM of many comments", NO_ANSWER), ("plain PPM", NO_ANSWER)),
     ],
 )
 async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words):
@@ -87,7 +78,6 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
 
 
 @linux
-@pytest.mark.anyio
 async def test_decoders_load_nothing_but_what_decoding_needs(pool):
     nursery, forked = await processes(pool)
     for process in (nursery, *forked):
@@ -96,7 +86,6 @@ async def test_decoders_load_nothing_but_what_decoding_needs(pool):
         assert not any(name in files for name in ("torch", "onnxruntime", "pydantic"))
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, photo, number):
     nursery, forked = await processes(pool)
@@ -112,7 +101,6 @@ async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, ph
         await decode(photo.read_bytes())
 
 
-@pytest.mark.anyio
 async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, photo):
     body = photo.read_bytes() + bytes(9 * 2**20)  # which a JPEG may have behind its end
     _, forked = await processes(pool)
@@ -130,7 +118,6 @@ async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, 
         await pool.decode(body)
 
 
-@pytest.mark.anyio
 async def test_a_killed_parent_of_the_decoders_is_replaced(pool, photo):
     nursery, forked = await processes(pool)
     with pool.control:  # the pool leaves the one to the killed parent to the garbage collector
@@ -140,7 +127,6 @@ async def test_a_killed_parent_of_the_decoders_is_replaced(pool, photo):
     assert pool.nursery.pid != nursery.pid
 
 
-@pytest.mark.anyio
 async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, monkeypatch, caplog):
     lane = decoders.Lane(pool.start, pool.fast.limits)
     with monkeypatch.context() as full:
@@ -152,7 +138,6 @@ async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, mo
     lane.close()
 
 
-@pytest.mark.anyio
 async def test_no_more_than_eight_wait_for_the_slow_lane(pool, photo, monkeypatch):
     cut_off = photo.read_bytes()[:2000]
     monkeypatch.setattr(pool.slow, "waiting", 7)

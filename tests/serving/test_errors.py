@@ -12,22 +12,18 @@ from simplestack.serving.handlers import HANDLERS
 @pytest.mark.parametrize(
     ("kind", "status", "headers"),
     [
-        (errors.HttpError, 400, {}),
-        (errors.BadImageError, 400, {}),
-        (errors.DamagedImageError, 400, {}),
+        *((errors.HttpError, 400, {}), (errors.BadImageError, 400, {})),
+        *((errors.DamagedImageError, 400, {}), (errors.NotFoundError, 404, {})),
         (errors.UnauthorizedError, 401, {"www-authenticate": "Bearer"}),
-        (errors.NotFoundError, 404, {}),
         (errors.MethodNotAllowedError, 405, {"allow": "POST"}),
         (errors.BodyTooLargeError, 413, {"connection": "close"}),
-        (errors.TooManyPixelsError, 413, {}),
-        (errors.TooHeavyError, 413, {}),
-        (errors.UnsupportedFormatError, 415, {}),
+        *((errors.TooManyPixelsError, 413, {}), (errors.TooHeavyError, 413, {})),
+        *((errors.UnsupportedFormatError, 415, {}), (errors.LateError, 504, {})),
         (errors.BusyError, 503, {"retry-after": "1"}),
-        (errors.LateError, 504, {}),
     ],
 )
 def test_an_error_carries_its_status_and_headers(kind, status, headers):
-    def fail(_: object) -> None:
+    def fail(_):
         raise kind("Say “why”.")
 
     app = Starlette(routes=[Route("/", fail)], exception_handlers=HANDLERS)
@@ -47,12 +43,8 @@ def test_only_a_damaged_image_is_tried_again_with_more_memory():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("Käfer “1”.jpg", "Käfer “1”.jpg"),
-        ("two\nlines\t", "two\\nlines\\t"),
-        ("\x1b[31m", "\\x1b[31m"),
-        ("caf\udce9", "caf\\udce9"),
-        ("\u202e", "\\u202e"),
-        ("", ""),
+        *(("Käfer “1”.jpg", "Käfer “1”.jpg"), ("two\nlines\t", "two\\nlines\\t"), ("", "")),
+        *(("\x1b[31m", "\\x1b[31m"), ("caf\udce9", "caf\\udce9"), ("\u202e", "\\u202e")),
     ],
 )
 def test_a_message_is_one_line_that_controls_no_terminal(text, shown):

@@ -1,7 +1,6 @@
 """The routes around the predictions, and what the service says of itself."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from helpers import metrics, other_classes
@@ -9,12 +8,10 @@ from helpers import metrics, other_classes
 from simplestack.serving import site
 
 PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
-UNLIKE = ("unlike_answers_total",)
-ORIGINS = "https://mine.example, https://b.example"
 
 
 @pytest.fixture
-def noise(client, bento, photo, tmp_path, monkeypatch) -> Path:
+def noise(client, bento, photo, tmp_path, monkeypatch):
     """A picture that is unlike all others, for a model of other classes that says so."""
     noise, changes = other_classes(bento, photo, tmp_path)
     assert client.get("/model.json").json()["classes"] == ["ants", "bees"]  # it has been read
@@ -47,22 +44,20 @@ def test_example_photo_is_a_jpeg(client):
     assert example.content.startswith(b"\xff\xd8")
 
 
-@pytest.mark.parametrize("path", ["examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx"])
-def test_nothing_else_is_beside_the_example_photos(client, path):
-    assert client.get(f"/{path}").status_code == 404
+BESIDE = ("examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx")  # the example photos
 
 
-@pytest.mark.parametrize("path", ["nothing", "predict%0a", "docs/", "static_content"])
+@pytest.mark.parametrize("path", [*BESIDE, "nothing", "predict%0a", "docs/", "static_content"])
 def test_a_path_that_leads_nowhere_is_said_in_json(client, path):
     answer = client.get(f"/{path}")
-    assert answer.status_code == 404
-    assert answer.json() == {"error": "There is nothing at this path."}
+    said = (answer.status_code, answer.json())
+    assert said == (404, {"error": "There is nothing at this path."})
 
 
 def test_another_method_is_said_in_json(client):
     answer = client.post("/model.json")
-    assert answer.status_code == 405
-    assert answer.json() == {"error": "Another method than POST is needed here."}
+    said = (answer.status_code, answer.json())
+    assert said == (405, {"error": "Another method than POST is needed here."})
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -81,31 +76,27 @@ def test_the_reason_is_given_where_no_photo_is_called_unlike(client):
 
 
 @pytest.mark.usefixtures("noise")
-def test_labels_are_not_escaped(client, photo):
+def test_labels_are_not_escaped_and_photos_that_nobody_may_see_are_not_served(client, photo):
     answer = client.post("/predict", content=photo.read_bytes()).content.decode()
     assert '"Fourmis d’été": ' in answer
     assert '"蜜蜂": ' in answer
     assert '"蜜蜂"' in client.get("/model.json").content.decode()
+    assert client.get("/examples/1.jpg").status_code == 404
 
 
 def test_a_photo_that_is_unlike_is_said_to_be_so(client, photo, noise):
-    before = metrics(client)[UNLIKE]
+    before = metrics(client)
     bodies = [path.read_bytes() for path in (photo, noise)]
     like, unlike = (client.post("/predict", content=body).json() for body in bodies)
     assert (like["unlike"], unlike["unlike"]) == (False, True)
     threshold = client.get("/model.json").json()["unlike"]["threshold"]
     assert unlike["similarity"] < threshold < like["similarity"]
-    assert metrics(client)[UNLIKE] - before == 1
-
-
-@pytest.mark.usefixtures("noise")
-def test_photos_that_nobody_may_see_are_not_served(client):
-    assert client.get("/examples/1.jpg").status_code == 404
+    assert (metrics(client) - before)["unlike_answers_total",] == 1
 
 
 def test_a_named_page_may_ask_and_gets_the_answer_and_no_other(serve, photo):
     body, asking = photo.read_bytes(), {"Origin": "https://b.example"}
-    with serve(CORS_ORIGINS=ORIGINS) as client:
+    with serve(CORS_ORIGINS="https://mine.example, https://b.example") as client:
         allowed = client.options("/predict", headers=PREFLIGHT)
         answer = client.post("/predict", content=body, headers=asking)
         headers = {**PREFLIGHT, "Origin": "https://other.example"}

@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import httpx
 import pytest
 from helpers import metrics
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -16,9 +15,8 @@ from simplestack.serving.telemetry import Telemetry
 def logged(capsys):
     """Return the line of the log about an answer."""
 
-    def find(answer: httpx.Response) -> dict:
-        lines = capsys.readouterr().out.splitlines()
-        records = [json.loads(line) for line in lines if line.startswith("{")]
+    def find(answer):
+        records = [json.loads(x) for x in capsys.readouterr().out.splitlines() if x[:1] == "{"]
         (record,) = (x for x in records if x.get("id") == answer.headers["x-request-id"])
         return record
 
@@ -48,12 +46,8 @@ def test_the_id_of_a_router_is_kept_if_it_is_one(client, given, kept):
     assert (answer.headers["x-request-id"] == given) is kept
 
 
-def test_a_path_cannot_forge_a_line_of_the_log(client, logged):
-    answer = client.get("/%0A%7B%22status%22:200%7D")
-    assert logged(answer)["path"] == '/\n{"status":200}'
-
-
-def test_a_path_of_any_length_takes_200_characters_of_the_log(client, logged):
+def test_a_path_neither_forges_a_line_of_the_log_nor_fills_it(client, logged):
+    assert logged(client.get("/%0A%7B%22status%22:200%7D"))["path"] == '/\n{"status":200}'
     assert logged(client.get(f"/{'a' * 1000}"))["path"] == f"/{'a' * 199}"
 
 
@@ -63,8 +57,7 @@ def test_a_prediction_and_its_steps_are_counted_and_timed(client, photo):
     counted = metrics(client) - before
     assert counted["http_requests_total", "/predict", "200"] == 1
     assert counted["http_request_duration_seconds_count", "/predict"] == 1
-    assert counted["step_seconds_count", "decode"] == 1
-    assert counted["step_seconds_count", "inference"] == 1
+    assert [counted["step_seconds_count", step] for step in ("decode", "inference")] == [1, 1]
     inference = counted["step_seconds_sum", "inference"]
     assert 0 < inference < counted["http_request_duration_seconds_sum", "/predict"]
 
@@ -80,10 +73,10 @@ def test_made_up_paths_and_probes_add_no_metrics(client):
 
 
 def test_unforeseen_error_is_a_500_with_a_traceback_in_the_log(capsys):
+    sent = []
+
     async def broken(*_):
         raise KeyError("boom")
-
-    sent: list[dict] = []
 
     async def send(message):
         sent.append(message)

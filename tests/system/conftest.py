@@ -1,6 +1,5 @@
 """The two servers that the whole run shares, each with the small Bento and default settings."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +7,6 @@ import pytest
 from helpers import gunicorn
 
 from simplestack.packing import local_server
-
-Served = tuple[str, "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(scope="session")
@@ -20,21 +17,18 @@ def bentoml_url(bento: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _gunicorn(bento: Path) -> Iterator[Served]:
+def _gunicorn(bento: Path) -> Iterator[tuple]:
     with gunicorn(bento) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
-def gunicorn_url(_gunicorn: Served) -> str:
+def gunicorn_url(_gunicorn) -> str:
     """The URL of gunicorn with one worker, as the container starts it."""
     return _gunicorn[0]
 
 
 @pytest.fixture(scope="session")
-def gunicorn_process(
-    _gunicorn: Served,
-    gunicorn_url: str,  # noqa: ARG001  (which puts the test beside the others that share it)
-) -> "subprocess.Popen[bytes]":
+def gunicorn_process(_gunicorn, gunicorn_url):  # noqa: ARG001  (to be beside those that share it)
     """The process of that gunicorn; its log is the file `log`."""
     return _gunicorn[1]

@@ -6,153 +6,118 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pip
 import pytest
-from helpers import PROJECT, run
+from helpers import PROJECT, run, wait_until
 
-PACKAGES = ("torch", "torchvision")
 SCRIPT = PROJECT / "install.sh"
 CPU_INDEX = re.search(r"index=(https\S+)", SCRIPT.read_text())[1]
+PIP = "-m pip install --disable-pip-version-check --progress-bar off"
+FIRST = f"{PIP} --index-url {{}} --no-deps --timeout 5 --retries 0 torch==1.0 torchvision==1.0"
+HAS_GPU = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
 
 
-def write_index(folder: Path, version: str) -> str:
+def write_index(folder, version):
     """Write an index of both packages in one version; return its address."""
-    for name in PACKAGES:
+    for name in ("torch", "torchvision"):
         wheel = f"{name}-{version}-py3-none-any.whl"
-        info = f"{name}-{version}.dist-info"
         (folder / name).mkdir(parents=True)
         (folder / name / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        about = "Wheel-Version: 1.0\nTag: py3-none-any\n"
         with zipfile.ZipFile(folder / name / wheel, "w") as archive:
-            metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-            archive.writestr(f"{info}/METADATA", metadata)
-            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-            archive.writestr(f"{info}/RECORD", "")
+            for file, text in (("METADATA", metadata), ("WHEEL", about), ("RECORD", "")):
+                archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return folder.as_uri()
 
 
-@pytest.fixture
-def project(tmp_path) -> Path:
-    """A folder that needs both, where a second lasts no longer than it must."""
-    (tmp_path / "requirements.txt").write_text("torch==1.0\nother==2.0\ntorchvision==1.0\n")
-    (tmp_path / "bin").mkdir()
-    write_script(tmp_path / "bin" / "sleep", f"exec {shutil.which('sleep')} 0.05")
-    return tmp_path
-
-
-def write_script(file: Path, script: str) -> None:
+def write_script(file, script):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
 
 
-def install(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    path = f"{project / 'bin'}:{os.environ['PATH']}"
-    return run("sh", SCRIPT, *arguments, cwd=project, **{"PATH": path, **environment})
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder that needs both, where a second lasts no longer than it must."""
+    (tmp_path / "requirements.txt").write_text("torch==1.0\ntorchvision==1.0\n")
+    write_script(tmp_path / "bin" / "sleep", f"exec {shutil.which('sleep')} 0.05")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    yield tmp_path
+    assert not list((tmp_path / "tmp").iterdir())  # no log
 
 
-def test_pip_installs_torch_from_the_index_that_is_named_or_else_from_the_usual_one(
-    project, subtests
-):
-    (project / "requirements.txt").write_text("torch==1.0\ntorchvision==1.0\n")
+def test_pip_takes_torch_from_the_index_that_is_named_or_else_from_the_usual_one(project):
     (project / "site").mkdir()  # pip, which would take seconds to put into each environment
     (project / "site" / "pip").symlink_to(Path(pip.__file__).parent)
     usual, cpu = (write_index(project / v, v) for v in ("1.0", "1.0+cpu"))
     for index, version in ((cpu, "1.0+cpu"), ("http://127.0.0.1:9/", "1.0")):
-        with subtests.test(index=index):
-            shutil.rmtree(project / ".venv", ignore_errors=True)
-            assert not run(sys.executable, "-m", "venv", "--without-pip", project / ".venv").stderr
-            pip_settings = {"PYTHONPATH": str(project / "site"), "PIP_INDEX_URL": usual}
-            result = install(project, TORCH_INDEX=index, **pip_settings)
-            assert result.returncode == 0, result.stderr
-            found = {path.name for path in project.glob(".venv/lib/*/site-packages/*.dist-info")}
-            assert found == {f"{name}-{version}.dist-info" for name in PACKAGES}
-            assert f"torch and torchvision from {index}\n" in result.stdout
-            assert ("note: can't get them from there" in result.stderr) == (
-                index.startswith("http:")
-            )
+        shutil.rmtree(project / ".venv", ignore_errors=True)
+        assert not run(sys.executable, "-m", "venv", "--without-pip", project / ".venv").stderr
+        pip_settings = {"PYTHONPATH": str(project / "site"), "PIP_INDEX_URL": usual}
+        result = run("sh", SCRIPT, cwd=project, TORCH_INDEX=index, **pip_settings)
+        assert result.returncode == 0, result.stderr
+        found = {path.name for path in project.glob(".venv/lib/*/site-packages/*.dist-info")}
+        assert found == {f"{name}-{version}.dist-info" for name in ("torch", "torchvision")}
+        assert f"torch and torchvision from {index}\n" in result.stdout
+        assert ("note: can't get them from there" in result.stderr) == (index != cpu)
 
 
-def test_what_pip_is_asked_for_depends_on_the_machine_and_the_file(project, subtests):
+def test_what_pip_is_asked_for_depends_on_the_machine_and_the_file(project):
     write_script(project / "v" / "bin" / "python", 'echo "$@" >>calls')
+    (project / "requirements.txt").write_text("torch==1.0\nother==2.0\ntorchvision==1.0\n")
     (project / "dev.txt").write_text("pytest==9.0\n")
-    for name in ("linux", "mac", "gpu"):
-        system = "Darwin" if name == "mac" else "Linux"
-        write_script(project / name / "uname", f"echo {system}")
-    write_script(project / "gpu" / "nvidia-smi", "true")
-    always = "-m pip install --disable-pip-version-check --progress-bar off"
-    first, all_ = (
-        f"{always} --index-url {{}} --no-deps --timeout 5 --retries 0 torch==1.0 torchvision==1.0",
-        f"{always} -r requirements.txt",
-    )
-    has_gpu = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    for machine, environment, arguments, asked in (
-        ("linux", {}, [], [all_] if has_gpu else [first.format(CPU_INDEX), all_]),
-        ("mac", {}, [], [all_]),
-        ("gpu", {}, [], [all_]),
-        ("linux", {"TORCH_INDEX": ""}, [], [all_]),
-        ("gpu", {"TORCH_INDEX": "https://named/"}, [], [first.format("https://named/"), all_]),
-        ("linux", {}, ["dev.txt"], [f"{always} -r dev.txt"]),
+    named, all_ = {"TORCH_INDEX": "https://named/"}, f"{PIP} -r requirements.txt"
+    for system, environment, file, asked in (
+        ("Linux", {}, [], [all_] if HAS_GPU else [FIRST.format(CPU_INDEX), all_]),
+        ("Linux", {"TORCH_INDEX": ""}, [], [all_]),
+        ("Linux", {}, ["dev.txt"], [f"{PIP} -r dev.txt"]),
+        ("Darwin", {}, [], [all_]),
+        ("Linux with a GPU", {}, [], [all_]),
+        ("Linux with a GPU", named, [], [FIRST.format("https://named/"), all_]),
     ):
-        with subtests.test(machine, arguments=arguments, **environment):
-            path = f"{project / machine}:{project / 'bin'}:{os.environ['PATH']}"
-            result = install(project, *arguments, PATH=path, VENV="v", **environment)
-            assert (result.returncode, result.stderr) == (0, "")
-            assert result.stdout.startswith(
-                f"Installing the packages of {(*arguments, 'requirements.txt')[0]}\n"
-            )
-            assert (project / "calls").read_text().splitlines() == asked
-            (project / "calls").unlink()
+        write_script(project / "bin" / "uname", f"echo {system.split()[0]}")
+        if "GPU" in system:  # which stays in the machine
+            write_script(project / "bin" / "nvidia-smi", "true")
+        result = run("sh", SCRIPT, *file, cwd=project, VENV="v", **environment)
+        assert (result.returncode, result.stderr) == (0, "")
+        packages = f"Installing the packages of {(*file, 'requirements.txt')[0]}\n"
+        assert result.stdout.startswith(packages)
+        assert (project / "calls").read_text().splitlines() == asked
+        (project / "calls").unlink()
 
 
 def test_large_downloads_and_what_failed_are_shown(project):
-    said = """Collecting torch==1.0
-  Downloading torch-1.0-cp311-cp311-manylinux_2_28_x86_64.whl.metadata (30 kB)
-Downloading torch-1.0-cp311-cp311-manylinux_2_28_x86_64.whl (700.2 MB)
-  Downloading nvidia_nccl-2.1-py3-none-any.whl (1.2 GB)
-Requirement already satisfied: numpy
-  Using cached pillow-1.0.whl
-ERROR: No space left on device"""
+    wheel = "Downloading torch-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    said = f"Collecting torch==1.0\n  {wheel}.metadata (30 kB)\n{wheel} (700.2 MB)\n"
+    said += "  Downloading nvidia_nccl-2.1-py3-none-any.whl (1.2 GB)\nUsing cached pillow-1.0.whl\n"
+    said += "Requirement already satisfied: numpy\nERROR: No space left on device"
     failing = f"cat <<'END'\n{said}\nEND\nsleep 0.1\nexit 1"
     write_script(project / ".venv" / "bin" / "python", failing)
-    result = install(project, TORCH_INDEX="")
-    assert result.returncode == 1
-    assert result.stdout.splitlines()[1:] == [
-        "downloading torch-1.0 (700.2 MB)",
-        "downloading nvidia_nccl-2.1 (1.2 GB)",
-    ]
-    assert result.stderr == "ERROR: No space left on device\n"
+    result = run("sh", SCRIPT, cwd=project, TORCH_INDEX="")
+    assert (result.returncode, result.stderr) == (1, "ERROR: No space left on device\n")
+    downloads = ["downloading torch-1.0 (700.2 MB)", "downloading nvidia_nccl-2.1 (1.2 GB)"]
+    assert result.stdout.splitlines()[1:] == downloads
 
 
 def test_a_terminal_shows_the_seconds_and_ctrl_c_ends_pip_too(project):
-    write_script(
-        project / ".venv" / "bin" / "python",
-        """trap 'echo stopped >end; exit' TERM
-        touch begun
-        for i in $(seq 300); do sleep 1; done
-        echo went on >end""",
-    )
-    (project / "tmp").mkdir()
-    path = f"{project / 'bin'}:{os.environ['PATH']}"
+    stopped = "trap 'echo stopped >end; exit' TERM\ntouch begun"
+    waiting = f"{stopped}\nfor i in $(seq 300); do sleep 1; done\necho went on >end"
+    write_script(project / ".venv" / "bin" / "python", waiting)
     terminal, stdout = os.openpty()
-    started = subprocess.Popen(
-        ["sh", SCRIPT],
-        cwd=project,
-        env={**os.environ, "PATH": path, "TMPDIR": str(project / "tmp"), "TORCH_INDEX": ""},
-        stdout=stdout,
-        stderr=subprocess.DEVNULL,
-    )
+    environment = {**os.environ, "TORCH_INDEX": ""}
+    started = subprocess.Popen(["sh", SCRIPT], cwd=project, env=environment, stdout=stdout)
     os.close(stdout)  # so that reading ends if the script does
     shown = b""
     while b"\n1 s\r2 s\r" not in shown or not (project / "begun").exists():
         shown += os.read(terminal, 1000)
     started.send_signal(signal.SIGINT)
     assert started.wait(timeout=30) == 130
-    while not (end := project / "end").exists() or not end.read_text():
-        time.sleep(0.01)
-    assert end.read_text() == "stopped\n"
-    assert not list((project / "tmp").iterdir())  # no log
+    wait_until(lambda: (project / "end").exists() and (project / "end").read_text())
+    assert (project / "end").read_text() == "stopped\n"
     os.close(terminal)

@@ -3,6 +3,7 @@
 import select
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
@@ -10,35 +11,33 @@ import psutil
 from helpers import metrics, post, wait_until
 
 
-def connect(url: str) -> socket.socket:
+def connect(url):
     address = urlsplit(url)
     return socket.create_connection((address.hostname, address.port), timeout=60)
 
 
-def head(length: int) -> bytes:
+def head(length):
     return f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def test_slow_clients_keep_no_other_client_waiting(gunicorn_url, photo):
     body = photo.read_bytes()
-    # More than a worker has in flight at once; half of them within their headers.
-    slow = [connect(gunicorn_url) for _ in range(80)]
-    for i, connection in enumerate(slow):
-        connection.sendall(head(len(body))[:-2] if i % 2 else head(len(body)))
     answered = threading.Event()
 
-    def drip() -> None:
+    def drip(slow):
         while not answered.wait(0.2):
             for connection in slow:
                 connection.sendall(b"\xff")
 
-    dripping = threading.Thread(target=drip)
-    dripping.start()
-    answers = [post(gunicorn_url, body).status_code for _ in range(20)]
-    answered.set()
-    dripping.join()
-    for connection in slow:
-        connection.close()
+    # More than a worker has in flight at once; half of them within their headers.
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        slow = [stack.enter_context(connect(gunicorn_url)) for _ in range(80)]
+        for i, connection in enumerate(slow):
+            connection.sendall(head(len(body))[:-2] if i % 2 else head(len(body)))
+        dripping = pool.submit(drip, slow)
+        answers = [post(gunicorn_url, body).status_code for _ in range(20)]
+        answered.set()
+        dripping.result()
     assert answers == [200] * 20
 
 
@@ -69,20 +68,11 @@ def test_clients_that_hang_up_leave_nothing_behind(gunicorn_url, gunicorn_proces
     post(gunicorn_url, body)
     wait_until(lambda: {c.status for c in worker.net_connections()} <= {psutil.CONN_LISTEN, "NONE"})
     before = worker.num_fds()
-    for sent in (b"", head(len(body))[:20], head(len(body)), head(len(body)) + body[:500]):
-        hang_up(gunicorn_url, sent)
-    hang_up(gunicorn_url, head(len(body)) + body)
-    wait_until(
-        lambda: (
-            metrics(gunicorn_url)["http_requests_in_progress",] == 0
-            and worker.num_fds() <= before + 1
-        )
-    )
+    whole = head(len(body)) + body
+    for sent in (0, 20, len(head(len(body))), len(whole) - len(body) + 500, len(whole)):
+        for _ in range(30):
+            with connect(gunicorn_url) as connection:
+                connection.sendall(whole[:sent])
+    wait_until(lambda: metrics(gunicorn_url)["http_requests_in_progress",] == 0)
+    wait_until(lambda: worker.num_fds() <= before + 1)
     assert post(gunicorn_url, body).status_code == 200
-
-
-def hang_up(url: str, sent: bytes) -> None:
-    """Connect 30 times, send that much of a request, and close the connection."""
-    for _ in range(30):
-        with connect(url) as connection:
-            connection.sendall(sent)

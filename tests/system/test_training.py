@@ -1,23 +1,16 @@
 """train.py as people start it: exit codes, signals, processes, and the report in a browser."""
 
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import (
-    PROJECT,
-    check_fits_a_phone,
-    error_line,
-    lowest_contrast,
-    python,
-    split_folder,
-)
-from playwright.sync_api import Browser, expect
+from helpers import PROJECT, check_fits_a_phone, error_line, lowest_contrast, python, split_folder
+from playwright.sync_api import expect
 from trainings import (
     TORCHRUN,
     report_of_1000_classes,
@@ -30,13 +23,11 @@ from trainings import (
     write_weights,
 )
 
-from simplestack.training import checkpoint, dataset, distributed, evaluate, metrics, model
-
-ONE_MACHINE = (*TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py")
+from simplestack.training import checkpoint, model
 
 
 @pytest.fixture(scope="module", autouse=True)
-def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def torch_home(tmp_path_factory):
     """Random weights, where torchvision looks for ImageNet's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(write_weights(tmp_path_factory.mktemp("torch"))))
@@ -45,11 +36,11 @@ def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     return split_folder(tmp_path / "photos")
 
 
-def test_a_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_without_a_traceback(tmp_path):
     result = python("train.py", "--data-dir", tmp_path / "none")
     assert result.returncode == 1
     assert "sh get_data.sh" in error_line(result)
@@ -60,16 +51,10 @@ def test_a_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None:
     ("script", "library"), [("train.py", "libtorch"), ("saveToBento.py", "onnxruntime")]
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which libraries are loaded")
-def test_ctrl_c_while_modules_load_says_that_it_stopped(
-    tmp_path: Path, script: str, library: str
-) -> None:
-    process = subprocess.Popen(
-        [sys.executable, PROJECT / script],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def test_ctrl_c_while_modules_load_says_that_it_stopped(tmp_path, script, library):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, PROJECT / script]
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
     while library not in Path(f"/proc/{process.pid}/maps").read_text():
         assert process.poll() is None
         time.sleep(0.01)
@@ -78,18 +63,14 @@ def test_ctrl_c_while_modules_load_says_that_it_stopped(
     assert process.returncode == 130
 
 
+# Without a cache, processes begin to read: they get the signal, too.
 @pytest.mark.parametrize(
-    ("cache", "line", "epoch"),
-    [
-        (1, "epoch  1/50", 1),
-        # While processes begin to read. The signal goes to them, too, as when Ctrl-C is typed.
-        (0, "linear probe", 0),
-    ],
+    ("cache", "line", "epoch"), [(1, "epoch  1/50", 1), (0, "linear probe", 0)]
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_keep_the_finished_epochs_and_say_how_to_go_on(
-    photos: Path, number: int, cache: int, line: str, epoch: int
-) -> None:
+    photos, number, cache, line, epoch
+):
     path = photos.parent / "a.ckpt"
     arguments = ("--data-dir", photos, "--epochs", 50, "--output", path, "--cache", cache)
     said = stop_at(process := start_training(*arguments), line, number, group=not cache)
@@ -98,35 +79,27 @@ def test_ctrl_c_and_sigterm_keep_the_finished_epochs_and_say_how_to_go_on(
     last = said.split("\n\n")[-1].lstrip("\n")
     assert last.startswith("Stopped. To go on")
     assert f"python train.py -c {path}" in last
-    assert "Traceback" not in said
-    assert "ignored" not in said
+    assert not re.search("Traceback|ignored", said)
 
 
-def test_a_killed_and_resumed_run_ends_as_one_that_never_stopped(
-    tmp_path: Path, photos: Path
-) -> None:
+def test_a_killed_and_resumed_run_ends_as_one_that_never_stopped(tmp_path, photos):
     arguments, path = ("--data-dir", photos, "--epochs", 4), tmp_path / "killed.ckpt"
     process = start_training(*arguments, "--output", path)
     stop_at(process, "epoch  1/4", signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert 1 <= checkpoint.load(path).epoch < 4
-    with start_training("-c", path) as process:
-        said = process.communicate()[0]
+    said = (process := start_training("-c", path)).communicate()[0]
     assert process.returncode == 0, said
     assert said.endswith(f"\nNext: python saveToBento.py {path}\n")
-    straight = train_in_process(tmp_path / "straight.ckpt", *arguments)
-    resumed = checkpoint.load(path)
+    straight, resumed = train_in_process(tmp_path / "b.ckpt", *arguments), checkpoint.load(path)
     assert same_weights(resumed.last, straight.last)
     assert same_weights(resumed.best, straight.best)
 
 
-def test_a_photo_that_vanishes_ends_the_training_with_one_line(
-    tmp_path: Path, photos: Path
-) -> None:
+def test_a_photo_that_vanishes_ends_the_training_with_one_line(tmp_path, photos):
     run = ("--data-dir", photos, "--epochs", 50, "--cache", 0)
+    said = ""
     with start_training(*run, "--output", tmp_path / "a.ckpt") as process:
-        assert process.stdout
-        said = ""
         for line in process.stdout:
             said += line
             if line.startswith("epoch"):
@@ -137,10 +110,11 @@ def test_a_photo_that_vanishes_ends_the_training_with_one_line(
     assert "Traceback" not in said
 
 
-def test_two_processes_end_as_one_does_and_one_of_them_prints(tmp_path: Path, photos: Path) -> None:
+def test_two_processes_end_as_one_does_and_one_of_them_prints(tmp_path, photos):
     (photos / "train" / "ants" / "0.png").unlink()  # the last batch has 1 photo for 2 processes
     arguments = ("--data-dir", photos, "--epochs", 2, "--batch-size", 4)
-    process = start_training(*arguments, "--output", tmp_path / "two.ckpt", program=ONE_MACHINE)
+    program = (*TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py")
+    process = start_training(*arguments, "--output", tmp_path / "two.ckpt", program=program)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert said.count("\nbest validation accuracy") == 1
@@ -149,31 +123,12 @@ def test_two_processes_end_as_one_does_and_one_of_them_prints(tmp_path: Path, ph
     assert [r["val_accuracy"] for r in one.history] == [r["val_accuracy"] for r in two.history]
     assert all(torch.allclose(one.last[k], two.last[k], atol=1e-4) for k in one.last)
     name = "resnet.layer4.0.conv1.weight"
-    first = model.pretrained(2).state_dict()[name]
-    moved, apart = (
-        (first - one.last[name]).abs().max(),
-        (two.last[name] - one.last[name]).abs().max(),
-    )
-    assert apart < moved / 10
-
-
-def test_what_several_processes_measure_is_what_is_saved(tmp_path: Path) -> None:
-    photos, path = split_folder(tmp_path / "photos", 4, 2), tmp_path / "two.ckpt"
-    arguments = ("--data-dir", photos, "--from-scratch", "--epochs", 1, "--lr", 0.1)
-    process = start_training(*arguments, "--output", path, program=ONE_MACHINE)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    state = checkpoint.load(path)  # whose batch norm has statistics of its own photos
-    val = dataset.Photos(photos, state.photos["val"], state.classes, whole=False)
-    pixels = torch.stack([val[i] for i in range(len(val))])
-    with torch.no_grad():
-        logits = evaluate.load_best(state, distributed.World(torch.device("cpu")))(pixels)
-    loss, _ = metrics.loss_and_accuracy(logits, val.labels)
-    assert loss == pytest.approx(state.history[-1]["val_loss"], rel=1e-3)
+    first, alone, together = model.pretrained(2).state_dict()[name], one.last[name], two.last[name]
+    assert (together - alone).abs().max() < (first - alone).abs().max() / 10
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def reports(tmp_path_factory):
     folders = [tmp_path_factory.mktemp(name) for name in ("torch", "two", "many")]
     with small_network(folders[0]):
         return {"two": report_with_mistakes(folders[1]), "many": report_of_1000_classes(folders[2])}
@@ -183,9 +138,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 29)")]
 )
 @pytest.mark.parametrize("name", ["two", "many"])
-def test_the_report_fits_a_phone_and_its_text_stands_out(
-    browser: Browser, reports: dict[str, Path], name: str, scheme: str, ground: str
-) -> None:
+def test_the_report_fits_a_phone_and_its_text_stands_out(browser, reports, name, scheme, ground):
     with browser.new_context(color_scheme=scheme) as context:
         page = context.new_page()
         page.goto(reports[name].as_uri())

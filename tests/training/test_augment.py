@@ -2,26 +2,25 @@
 
 import pytest
 import torch
-from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from simplestack.training import augment
 
 
-def drawn(seed: int = 0, epoch: int = 1, count: int = 1000, smallest: float = 0.25) -> Tensor:
+def drawn(seed=0, epoch=1, count=1000, smallest=0.25):
     generator = augment.generator(seed, epoch)
     return augment.random_crops(torch.full((count,), 4 / 3), smallest, generator)
 
 
-def test_crops_lie_within_the_photo() -> None:
+def test_crops_lie_within_the_photo():
     x, y, width, height, _ = drawn().unbind(1)
     for centre, side in ((x, width), (y, height)):
         assert (centre - side / 2).min() >= -1e-6
         assert (centre + side / 2).max() <= 1 + 1e-6
 
 
-def test_crops_are_distributed_as_torchvisions() -> None:
+def test_crops_are_distributed_as_torchvisions():
     torch.manual_seed(0)
     photo = torch.empty(3, 300, 400)
     transform = v2.RandomResizedCrop(8, scale=(0.25, 1))
@@ -32,18 +31,18 @@ def test_crops_are_distributed_as_torchvisions() -> None:
         assert torch.allclose(statistic(ours, 0), statistic(theirs, 0), atol=0.02)
 
 
-def test_half_of_the_crops_are_flipped() -> None:
+def test_half_of_the_crops_are_flipped():
     assert set(drawn()[:, 4].tolist()) == {-1, 1}
     assert drawn()[:, 4].mean() == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 1), (0, 2), (-(10**30), 1)])
-def test_another_seed_or_epoch_has_other_crops(seed: int, epoch: int) -> None:
+def test_another_seed_or_epoch_has_other_crops(seed, epoch):
     assert torch.equal(drawn(), drawn())
     assert not torch.equal(drawn(), drawn(seed, epoch))
 
 
-def test_a_crop_is_what_torchvision_makes_of_it() -> None:
+def test_a_crop_is_what_torchvision_makes_of_it():
     photo = torch.rand(1, 3, 320, 320).mul(255).to(torch.uint8)
     photo = functional.gaussian_blur(photo, [31, 31])
     box = torch.tensor([[0.5, 0.4, 0.6, 0.5, -1]])
@@ -53,7 +52,7 @@ def test_a_crop_is_what_torchvision_makes_of_it() -> None:
     assert (ours - theirs).abs().max() < 1
 
 
-def test_the_middle_is_what_is_served() -> None:
+def test_the_middle_is_what_is_served():
     wide, tall = augment.center_crops(torch.tensor([2.0, 0.5]))
     assert wide.tolist() == [0.5, 0.5, 0.4375, 0.875, 1]
     assert tall.tolist() == [0.5, 0.5, 0.875, 0.4375, 1]

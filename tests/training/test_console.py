@@ -9,7 +9,7 @@ SIXTEEN = "0.8000 (95 % confidence interval 0.584 to 0.919)"  # of 20
 NINE = "1.0000 (9 of 9 photos, 95 % confidence interval 0.701 to 1.000)"
 
 
-def run(*accuracies: float, photos: int = 153) -> Checkpoint:
+def run(*accuracies, photos=153):
     """A run whose epochs, from the linear probe on, had these accuracies."""
     rows = [
         {"epoch": epoch, "val_accuracy": accuracy, "val_loss": 1.0}
@@ -28,7 +28,5 @@ def run(*accuracies: float, photos: int = 153) -> Checkpoint:
         (run(1.0, photos=9), f"{NINE}, the linear probe"),
     ],
 )
-def test_the_best_accuracy_has_an_interval_and_its_epoch_a_name(
-    state: Checkpoint, said: str
-) -> None:
+def test_the_best_accuracy_has_an_interval_and_its_epoch_a_name(state, said):
     assert console.format_best(state, state.best_accuracy) == said

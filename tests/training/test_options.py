@@ -2,11 +2,14 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from simplestack.training.options import FIXED, command, merge, parse_arguments
+
+
+def merged(words="", recorded=()):
+    return merge(parse_arguments(shlex.split(words)), dict(recorded))
 
 
 @pytest.mark.parametrize(
@@ -22,30 +25,23 @@ from simplestack.training.options import FIXED, command, merge, parse_arguments
         ("--lr 0.001 --batch-size 4", " --batch-size 4 --lr 0.001"),
     ],
 )
-def test_the_command_that_repeats_a_run_says_what_is_not_the_default(
-    given: str, shortest: str
-) -> None:
-    recorded = merge(parse_arguments(shlex.split(given)), {}).recorded()
-    repeat = command(recorded)
-    words = repeat.removeprefix("python train.py")
+def test_the_command_that_repeats_a_run_says_what_is_not_the_default(given, shortest):
+    recorded = merged(given).recorded()
+    words = command(recorded).removeprefix("python train.py")
     assert sorted(shlex.split(words)) == sorted(shlex.split(shortest))
-    assert merge(parse_arguments(shlex.split(words)), {}).recorded() == recorded
+    assert merged(words).recorded() == recorded
 
 
-def test_the_command_to_go_on_has_what_is_not_recorded() -> None:
-    given = parse_arguments(["--cache", "0.5", "--device", "cpu", "--epochs", "3"])
-    command = merge(given, {}).resume_command()
+def test_the_command_to_go_on_has_what_is_not_recorded():
+    command = merged("--cache 0.5 --device cpu --epochs 3").resume_command()
     assert command.endswith(".ckpt --device cpu --cache 0.5")
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("--lr nan", "--lr must be more than 0"),
-        ("--lr inf", "--lr must be more than 0"),
-        ("--lr 0", "--lr must be more than 0"),
+        *((f"--lr {value}", "--lr must be more than 0") for value in ("nan", "inf", "0")),
         ("--batch-size 0", "--batch-size must be more than 0"),
-        ("--batch-size -1", "--batch-size must be more than 0"),
         ("--cache -1", "--cache must be 0 or more"),
         ("--epochs -1", "--epochs must be 0 or more"),
         ("--epochs 0 --from-scratch", "--epochs must be more than 0"),
@@ -58,37 +54,33 @@ def test_the_command_to_go_on_has_what_is_not_recorded() -> None:
         ("--update --output a.ckpt -c a.ckpt", "--update needs --output"),
     ],
 )
-def test_options_that_make_no_sense_are_one_clear_line(
-    given: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_make_no_sense_are_one_clear_line(given, said, capsys):
     with pytest.raises(SystemExit):
-        merge(parse_arguments(given.split()), {})
+        merged(given)
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "given",
     [
-        *(("recipe", "tutorial"), ("batch_size", 4), ("lr", 0.5), ("seed", 1)),
-        *(("from_scratch", True), ("class_weights", True)),
+        *("--recipe tutorial", "--batch-size 4", "--lr 0.5", "--seed 1", "--from-scratch"),
+        "--class-weights",
     ],
 )
-def test_what_decides_the_result_cannot_be_changed_when_resuming(
-    name: str, value: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recorded = merge(parse_arguments([]), {}).recorded()
-    flag = f"--{name.replace('_', '-')}"
+def test_what_decides_the_result_cannot_be_changed_when_resuming(given, capsys):
+    recorded, flag = merged().recorded(), given.split()[0]
     with pytest.raises(SystemExit):
-        merge(parse_arguments([flag] if value is True else [flag, str(value)]), recorded)
-    assert f"{flag} is {recorded[name]} in this run and can't be changed" in capsys.readouterr().err
+        merged(given, recorded)
+    value = recorded[flag[2:].replace("-", "_")]
+    assert f"{flag} is {value} in this run and can't be changed" in capsys.readouterr().err
 
 
-def test_what_does_not_decide_the_result_may_be_changed_when_resuming() -> None:
-    recorded = merge(parse_arguments([]), {}).recorded()
+def test_what_does_not_decide_the_result_may_be_changed_when_resuming():
+    recorded = merged().recorded()
     assert set(recorded) - set(FIXED) == {"data_dir", "epochs"}
-    options = merge(parse_arguments(["--epochs", "9", "--data-dir", "moved"]), recorded)
+    options = merged("--epochs 9 --data-dir moved", recorded)
     assert (options.epochs, options.data_dir) == (9, Path("moved"))
 
 
-def test_from_scratch_takes_the_tutorials_recipe() -> None:
-    assert merge(parse_arguments(["--from-scratch"]), {}).recipe == "tutorial"
+def test_from_scratch_takes_the_tutorials_recipe():
+    assert merged("--from-scratch").recipe == "tutorial"
