@@ -1,0 +1,76 @@
+"""run.sh: which steps it takes, in which order and with which options; they only say so here."""
+
+import shutil
+
+import pytest
+from helpers import PROJECT, run
+
+STEP = """#!/bin/sh
+echo "${0##*/} $*" >>"$LOG"
+case "${0##*/} $*" in $FAILS) exit "$CODE" ;; esac
+"""
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    shutil.copy(PROJECT / "run.sh", tmp_path)
+    for name in ("get_data.sh", "python"):
+        (tmp_path / name).write_text(STEP)
+        (tmp_path / name).chmod(0o755)
+
+    def make_run(fails="nothing", code=0, **environment):
+        (tmp_path / "log").unlink(missing_ok=True)
+        environment = {"FAILS": fails, "CODE": str(code), "LOG": f"{tmp_path}/log", **environment}
+        result = run("sh", "run.sh", cwd=tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin", **environment)
+        return result, (tmp_path / "log").read_text().splitlines()
+
+    return make_run
+
+
+def test_the_steps_follow_each_other(make_run):
+    result, steps = make_run()
+    assert result.returncode == 0
+    checkpoint, quiet = "saved_models/photos.ckpt", "--update --save-to-bento no"
+    assert steps == [
+        "python -m simplestack check-port",
+        "get_data.sh ",
+        "python -m simplestack fetch-weights",
+        f"python train.py --data-dir data --output {checkpoint} {quiet}",
+        f"python saveToBento.py {checkpoint}",
+        f"python -m simplestack serve {checkpoint} data",
+    ]
+    assert f"\n$ python saveToBento.py {checkpoint}\n" in result.stdout
+
+
+def test_folders_of_the_same_name_have_checkpoints_of_their_own(make_run, tmp_path):
+    found = []
+    for name in ("a/my photos", "b/my photos"):
+        (tmp_path / name).mkdir(parents=True)
+        result, steps = make_run(DATA_DIR=name)
+        assert result.returncode == 0
+        assert f"train.py --data-dir {name} --output saved_models/my photos-" in steps[3]
+        assert steps[-1].endswith(f".ckpt {name}")
+        found.append(steps[4])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("fails", "missing"), [("get_data.sh ", "photos"), ("*fetch-weights", "ImageNet weights")]
+)
+def test_drawn_pictures_take_the_place_of_what_cannot_be_reached(make_run, fails, missing):
+    result, steps = make_run(fails, 69)
+    assert result.returncode == 0, result.stderr
+    assert f"DEMONSTRATION ONLY: can't get the {missing} (see above)." in result.stdout
+    options = "--from-scratch --epochs 6 --lr 0.01 --output saved_models/sample.ckpt"
+    assert steps[-4:-2] == [
+        "get_data.sh --sample",
+        f"python train.py --data-dir data-sample {options} --update --save-to-bento no",
+    ]
+    assert steps[-1] == "python -m simplestack serve saved_models/sample.ckpt data-sample"
+
+
+@pytest.mark.parametrize("step", ["check-port", "fetch-weights", "train.py", "saveToBento.py"])
+def test_a_step_that_fails_is_the_last(make_run, step):
+    result, steps = make_run(f"*{step}*", 3)
+    assert result.returncode == 3
+    assert step in steps[-1]
