@@ -95,7 +95,9 @@ def generate(count: int, seed: int) -> Iterator[Request]:
     for _ in range(count):
         body = mutate(rng.choice(files), rng.choice(files), rng)
         if rng.random() < 0.1:
-            body = rng.choice((*OTHERS, rng.randbytes(rng.randrange(1000)), 4 * body, 9 * body))
+            body = rng.choice(
+                (*OTHERS, rng.randbytes(rng.randrange(1000)), 4 * body, *[99 * body] * 4)
+            )
         content_type = rng.choice(CONTENT_TYPES) if rng.random() < 0.5 else "image/*"
         if rng.random() < 0.2:
             content_type = "multipart/form-data; boundary=x"

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -156,10 +157,12 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def fresh_service() -> Iterator[None]:
-    """Let BentoML import service.py anew, and others after this: its module keeps its model."""
-    sys.modules.pop("service", None)
+    """Let BentoML import service.py anew, whose module keeps its model, for a while."""
+    before = sys.modules.pop("service", None)
     yield
     sys.modules.pop("service", None)
+    if before:
+        sys.modules["service"] = before
 
 
 @contextmanager
@@ -189,6 +192,11 @@ def send(method: str, url: str, **options) -> requests.Response:
     """Send a request, past any proxy."""
     with local_server.session() as client:
         return client.request(method, url, **{"timeout": 60, **options})
+
+
+def connect(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=60)
 
 
 def get(url: str, **options) -> requests.Response:

@@ -101,14 +101,7 @@ NOT_BEGUN = {
 }
 
 
-class Stopped(NamedTuple):
-    exit_code: str
-    seconds: float
-    outcomes: Counter[str]
-    log: str
-
-
-def stop_under_load(image: str, body: bytes, workers: str, command: tuple[str, ...]) -> Stopped:
+def stop_under_load(image: str, body: bytes, workers: str, command: tuple[str, ...]) -> tuple:
     """Send SIGTERM to a container under load, and to all behind the shell if that is the first."""
     with dyno(image, "--env", f"WEB_CONCURRENCY={workers}", command=command) as container:
         done = threading.Event()
@@ -128,7 +121,7 @@ def stop_under_load(image: str, body: bytes, workers: str, command: tuple[str, .
         with ThreadPoolExecutor(1) as pool:
             end = pool.submit(terminate)
             outcomes = load(container.url, body, 8, done.is_set, keep_alive=False)
-        return Stopped(*end.result(), outcomes, docker("logs", container.id))
+        return *end.result(), outcomes, docker("logs", container.id)
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +137,13 @@ def stopped(image, bento, photo):
 @pytest.mark.parametrize("to_all", [False, True], ids=["to_the_first", "to_all_behind_a_shell"])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_leaves_no_request_that_has_begun_unanswered(stopped, workers, to_all):
-    result = stopped[workers, to_all].result()
-    assert result.exit_code == "0"
-    assert result.seconds <= 10
-    records = [json.loads(line) for line in result.log.splitlines()]
+    exit_code, seconds, outcomes, log = stopped[workers, to_all].result()
+    assert exit_code == "0"
+    assert seconds <= 10
+    records = [json.loads(line) for line in log.splitlines()]
     statuses = Counter(str(record["status"]) for record in records if "status" in record)
-    assert statuses == {"200": result.outcomes["200"]}, result.outcomes
-    assert set(result.outcomes) <= {"200", *NOT_BEGUN}, result.outcomes
+    assert statuses == {"200": outcomes["200"]}, outcomes
+    assert set(outcomes) <= {"200", *NOT_BEGUN}, outcomes
 
 
 @pytest.mark.parametrize(("workers", "size"), [(1, "2m"), (2, "16m")])
@@ -195,8 +188,7 @@ def test_hostile_pictures_cost_nobody_else_an_answer(image, photo, workers, memo
     assert max(outcome.probes) <= 0.5
     assert growth <= allowed
     assert len(after) == len(before)
-    gunicorns = ([line for line in lines if "gunicorn" in line] for lines in (before, after))
-    assert next(gunicorns) == next(gunicorns)
+    assert [x for x in after if "gunicorn" in x] == [x for x in before if "gunicorn" in x]
 
 
 READ_ONLY = ("--read-only", "--tmpfs", "/tmp:rw,mode=1777")  # noqa: S108

@@ -6,6 +6,7 @@ from functools import partial
 
 import bentoml
 import pytest
+from helpers import fresh_service
 from starlette.testclient import TestClient
 
 
@@ -15,7 +16,7 @@ def in_process(bento, **settings):
     with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings(action="ignore"):
         for name, value in settings.items():
             environment.setenv(name, value)
-        with TestClient(bentoml.load(str(bento)).to_asgi()) as client:
+        with fresh_service(), TestClient(bentoml.load(str(bento)).to_asgi()) as client:
             yield client
 
 

@@ -81,6 +81,7 @@ def test_a_large_picture_is_averaged_by_a_whole_number_first(size, factor):
     [
         *(("JPEG", (4123, 3087), 1), ("JPEG", (2063, 1031), 1), ("JPEG", (1535, 5001), 1)),
         *(("JPEG", (2064, 1032), 6), ("JPEG", (2064, 4000), 8), ("PPM", (2051, 1601), 1)),
+        ("PNG", (2064, 1032), 6),  # not reduced by its decoder
     ],
 )
 def test_a_large_picture_is_cut_where_it_is_at_full_size(kind, size, orientation):

@@ -59,3 +59,10 @@ def test_the_description_has_the_path_that_many_look_for(gunicorn_url):
     described = get(f"{gunicorn_url}/openapi.json").json()
     assert described == get(f"{gunicorn_url}/docs.json").json()
     assert {"/predict", "/classify"} <= set(described["paths"])
+
+
+def test_generated_requests_find_no_violation_of_the_description(gunicorn_url, tmp_path):
+    address = f"{gunicorn_url}/docs.json"
+    command = ("schemathesis", "run", address, "--max-examples", "100", "--seed", "1")
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout

@@ -1,19 +1,12 @@
 """Load and faults: nothing fails silently, and no client keeps others from being served."""
 
 import select
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from urllib.parse import urlsplit
 
 import psutil
-from helpers import metrics, post, wait_until
-
-
-def connect(url):
-    address = urlsplit(url)
-    return socket.create_connection((address.hostname, address.port), timeout=60)
+from helpers import connect, metrics, post, wait_until
 
 
 def head(length):
