@@ -10,9 +10,13 @@ from simplestack.packing import local_server
 
 
 @pytest.fixture(scope="session")
-def bentoml_url(bento: Path) -> Iterator[str]:
-    """The URL of `bentoml serve`, as saveToBento.py and `make run` start it."""
-    with local_server.serve(str(bento)) as url:
+def bentoml_url(bento: Path, tmp_path_factory) -> Iterator[str]:
+    """The URL of `bentoml serve`, as saveToBento.py and `make run` start it.
+
+    With a home of its own: the next one in the same home would remove its metrics.
+    """
+    home = tmp_path_factory.mktemp("served")
+    with local_server.serve(str(bento), BENTOML_HOME=str(home)) as url:
         yield url
 
 
