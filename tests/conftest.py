@@ -20,19 +20,9 @@ from simplestack.packing.page_check import CHROMIUM
 from simplestack.training import sample
 
 CACHE = PROJECT / ".pytest_cache" / "made"
-SERVERS = ("bentoml_url", "gunicorn_url")
 
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a server in one process, and else those of a file."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = next((name for name in SERVERS if name in names), item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def make_once(folder: Path, make: Callable[[Path], object]) -> Path:

@@ -1,4 +1,4 @@
-"""The two servers that the whole run shares, each with the small Bento and default settings."""
+"""The two servers that tests share, each with the small Bento and default settings."""
 
 from collections.abc import Iterator
 from pathlib import Path
