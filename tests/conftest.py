@@ -1,40 +1,26 @@
 """What all tests share: drawn pictures, a small checkpoint, and the Bento packed from it."""
 
-import hashlib
 import os
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from filelock import FileLock
-from helpers import PROJECT, split_folder
+from helpers import PROJECT, cache_folder, fresh_service, make_once, split_folder
 from playwright.sync_api import Browser, sync_playwright
 
 from simplestack.packing import build
 from simplestack.packing.page_check import CHROMIUM
 from simplestack.training import sample
 
-CACHE = PROJECT / ".pytest_cache" / "made"
+TESTS = PROJECT / "tests"
 
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Let `make` fill a folder, unless that is done: by an earlier run or another process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not (folder / "whole").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            make(folder)
-            (folder / "whole").touch()
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -43,27 +29,26 @@ def packed() -> Path:
 
     It is kept until something that makes it changes.
     """
-    makers = (PROJECT / "train.py", PROJECT / "tests" / "conftest.py", PROJECT / "requirements.txt")
+    makers = [PROJECT / name for name in ("train.py", "requirements.txt")]
+    makers += [TESTS / name for name in ("conftest.py", "packing/conftest.py", "trainings.py")]
     key = f"{build.hash_code()}{build.hash_files(*makers)}{sys.version}"
-    return make_once(CACHE / hashlib.sha256(key.encode()).hexdigest()[:16], pack)
+    return make_once(cache_folder("made", key), pack)
 
 
 def pack(folder: Path) -> None:
-    """Draw, train and pack into a folder; remove those of other versions."""
+    """Draw, train and pack into a folder."""
     import torchvision  # noqa: PLC0415
     from trainings import train_in_process  # noqa: PLC0415
 
     import saveToBento  # noqa: PLC0415  (these take seconds, and the next runs do without)
 
-    for other in CACHE.iterdir():
-        if other.is_dir() and other != folder:
-            shutil.rmtree(other)
     data = folder / "data"
     sample.write(data, {"train": 6, "val": 3})
     with (
         pytest.MonkeyPatch.context() as environment,
         patch.object(saveToBento, "show"),  # which would start a server
         warnings.catch_warnings(action="ignore"),  # BentoML's, when it imports a service
+        fresh_service(),
     ):
         # Even while `small` is in use in this process:
         environment.setattr("simplestack.training.model.resnet18", torchvision.models.resnet18)

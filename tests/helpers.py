@@ -1,5 +1,6 @@
 """What the tests share: commands as people run them, servers, clients, pictures."""
 
+import hashlib
 import http.client
 import io
 import os
@@ -25,6 +26,7 @@ import pillow_heif
 import pytest
 import requests
 import yaml
+from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from prometheus_client.parser import text_string_to_metric_families
@@ -155,14 +157,38 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def cache_folder(name: str, key: str) -> Path:
+    """Return the folder in .pytest_cache for what a key makes; remove those of other keys."""
+    root = PROJECT / ".pytest_cache" / name
+    folder = root / hashlib.sha256(key.encode()).hexdigest()[:16]
+    for other in root.glob("*/"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Let `make` fill a folder, unless that is done: by an earlier run or another process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "whole").touch()
+    return folder
+
+
 @contextmanager
 def fresh_service() -> Iterator[None]:
     """Let BentoML import service.py anew, whose module keeps its model, for a while."""
     before = sys.modules.pop("service", None)
-    yield
-    sys.modules.pop("service", None)
-    if before:
-        sys.modules["service"] = before
+    try:
+        yield
+    finally:
+        sys.modules.pop("service", None)
+        if before:
+            sys.modules["service"] = before
 
 
 @contextmanager

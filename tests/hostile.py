@@ -1,7 +1,6 @@
 """Pictures made to take too much time or memory, of every format, by size, count and nesting."""
 
 import hashlib
-import shutil
 import threading
 import time
 import zlib
@@ -15,11 +14,9 @@ from struct import pack
 import PIL
 import pillow_heif
 import requests
-from filelock import FileLock
-from helpers import PROJECT, encode, get, post
+from helpers import cache_folder, encode, get, make_once, post
 from PIL import Image
 
-MADE = PROJECT / ".pytest_cache" / "pictures"
 VERSION = f"{PIL.__version__}{pillow_heif.__version__}{Path(__file__).read_text()}"
 MAX_BYTES = 10 * 2**20
 FORMATS = (  # with their modes and options
@@ -161,18 +158,9 @@ def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> 
 
 def once(name: str, make: Callable[[], bytes]) -> bytes:
     """Return what `make` does, encoded once for all runs until this file or an encoder changes."""
-    folder = MADE / hashlib.sha256(VERSION.encode()).hexdigest()[:16]
-    file = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
-    if not file.exists():
-        MADE.mkdir(parents=True, exist_ok=True)
-        with FileLock(MADE / "lock"):
-            for other in MADE.iterdir():
-                if other.is_dir() and other != folder:
-                    shutil.rmtree(other)
-            folder.mkdir(exist_ok=True)
-            file.with_suffix(".part").write_bytes(make())
-            file.with_suffix(".part").rename(file)
-    return file.read_bytes()
+    folder = cache_folder("pictures", VERSION) / hashlib.sha256(name.encode()).hexdigest()[:16]
+    made = make_once(folder, lambda folder: (folder / "picture").write_bytes(make()))
+    return (made / "picture").read_bytes()
 
 
 def build(kind: str) -> bytes:

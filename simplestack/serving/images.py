@@ -44,7 +44,7 @@ pillow_heif.register_heif_opener(
     decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
 )
 for writers in (Image.SAVE, Image.SAVE_ALL):  # nothing is written as HEIC
-    del writers["HEIF"]
+    writers.pop("HEIF", None)  # there is none where libheif was built without an encoder
 # Some tools put megabytes of settings into a PNG.
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 

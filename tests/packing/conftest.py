@@ -1,7 +1,7 @@
 """The exported network, made once like the checkpoint that it comes from."""
 
 import pytest
-from conftest import make_once
+from helpers import make_once
 
 from simplestack.packing import onnx_export
 from simplestack.training import checkpoint

@@ -33,6 +33,6 @@ def gunicorn_url(_gunicorn) -> str:
 
 
 @pytest.fixture(scope="session")
-def gunicorn_process(_gunicorn, gunicorn_url):  # noqa: ARG001  (to be beside those that share it)
+def gunicorn_process(_gunicorn):
     """The process of that gunicorn; its log is the file `log`."""
     return _gunicorn[1]
