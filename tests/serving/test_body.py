@@ -53,7 +53,7 @@ BOUNDARIES = ("=x", '="x"', "=x; charset=undefined", f"={BOUNDARY}")
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("size", [0, 3_000_000])
 def test_the_first_file_of_a_form_is_the_picture(boundary, size):
-    data = os.urandom(size)
+    data = os.urandom(size).replace(b"-", b"_")  # or it might hold the boundary
     parts = FIELD + b"hello\r\n" + file(data) + file(b"second", b"b") + END
     if BOUNDARY in boundary:
         parts = parts.replace(b"--x", b"--" + BOUNDARY.encode())
