@@ -10,16 +10,17 @@ import signal
 import sys
 from pathlib import Path
 
-import simplestack
+from simplestack import cli
 
 if __name__ == "__main__":
-    simplestack.require("bentoml")
+    cli.require("bentoml")
 
 from tqdm import tqdm
 
+from simplestack import files
 from simplestack.serving.errors import StackError
-from simplestack.serving.handlers import to_json
-from simplestack.training import files, folders
+from simplestack.serving.responses import to_json
+from simplestack.training import folders
 
 COLUMNS = ("path", "label", "confidence", "similarity", "unlike", "error")
 
@@ -39,11 +40,11 @@ def parse_arguments() -> argparse.Namespace:
 def main(paths: list[Path], name: str, as_json: bool) -> bool:
     """Print a row for each photo; return whether at least one has an answer."""
     photos = find(paths)
-    simplestack.loading("the model")
+    cli.loading("the model")
     from simplestack.packing import local_model  # noqa: PLC0415  (takes a second)
 
     rows = files.map_in_threads(local_model.load(name), photos)
-    simplestack.loaded()
+    cli.loaded()
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not as_json:
         writer.writeheader()
@@ -71,5 +72,5 @@ if __name__ == "__main__":
     given = parse_arguments()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    with simplestack.one_line(OSError):
+    with cli.one_line(OSError):
         sys.exit(not main(given.paths, given.name, given.json))

@@ -15,20 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import simplestack
+from simplestack import cli
 
 if __name__ == "__main__":
-    simplestack.require("bentoml")
-    simplestack.loading("BentoML")
+    cli.require("bentoml")
+    cli.loading("BentoML")
 
-from simplestack.packing import build, local_model, local_server, page_check
-from simplestack.serving import images, kinds, site
+from bench import page
+from simplestack.packing import bentos, local_model, local_server
+from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
 from simplestack.training import folders
 
 PUBLIC = Path("public")
-STATIC = build.PROJECT / "simplestack/packing/static"
-RUNTIME = build.PROJECT / "onnxruntime-web-1.30.0.tgz"
+STATIC = bentos.PROJECT / "simplestack/page"
+RUNTIME = bentos.PROJECT / "onnxruntime-web-1.30.0.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PARTS = {  # of ONNX Runtime, under names that all servers know the type of
     "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
@@ -54,9 +55,9 @@ def main() -> None:
         shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
     if photos:
-        page_check.compare(PUBLIC, str(bento.tag), photos)
+        page.compare(PUBLIC, str(bento.tag), photos)
     how = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
-    simplestack.print_next(how)
+    cli.print_next(how)
 
 
 def fetch_runtime() -> None:
@@ -86,9 +87,9 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     with tarfile.open(RUNTIME) as package:
         for name, part in PARTS.items():
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
-    constants = {**vars(images), **vars(kinds)}.items()
+    constants = {**vars(images), **vars(not_images)}.items()
     said = {k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)}
-    others = [(kind, at, str(magic, "latin1")) for kind, at, magic in kinds.OTHER_FILES]
+    others = [(kind, at, str(magic, "latin1")) for kind, at, magic in not_images.OTHER_FILES]
     checked = ("model.onnx", "onnxruntime.wasm")
     integrity = {name: site.integrity((folder / name).read_bytes()) for name in checked}
     rules = {**said, "others": others, "integrity": integrity}
@@ -97,7 +98,7 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))
     readme, title = folder / "README.md", json.dumps(site.title(about["classes"]))
     readme.write_text(readme.read_text().replace("TITLE", title))
-    page = (build.PROJECT / "simplestack/serving/web/index.html").read_text()
+    page = (bentos.PROJECT / "simplestack/serving/web/index.html").read_text()
     page = re.sub("(?s)<script>.*?(?=</script>)", '<script src="browser.js">', page, count=1)
     policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
     tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -106,5 +107,5 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
 
 if __name__ == "__main__":
     local_server.stop_like_ctrl_c()
-    with simplestack.one_line(OSError):
+    with cli.one_line(OSError):
         main()

@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import simplestack
+from simplestack import cli
 
 if __name__ == "__main__":
-    simplestack.require("bentoml")
-    simplestack.loading("BentoML")
+    cli.require("bentoml")
+    cli.loading("BentoML")
 
 # Before BentoML is imported, which otherwise reports what is built to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -28,11 +28,12 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import numpy as np
 
-from simplestack.packing import build, examples, local_server, onnx_export, similarity
+from simplestack import files
+from simplestack.packing import bentos, examples, local_server, onnx_export, similarity
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
-from simplestack.training import checkpoint, files, folders, model, sample
+from simplestack.training import checkpoint, folders, model, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.metrics import format_interval
@@ -61,14 +62,14 @@ def pack(args: argparse.Namespace) -> None:
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     select_photos(state, path, data_dir)
-    name = args.name or build.default_name(state.classes)
+    name = args.name or bentos.default_name(state.classes)
     shown = shows_photos(state, data_dir) if args.examples is None else args.examples
     labels = {
-        "checkpoint": build.hash_files(path),
-        "code": build.hash_code(),
+        "checkpoint": bentos.hash_files(path),
+        "code": bentos.hash_code(),
         "examples": str(shown),
     }
-    packed = build.find_packed(name, labels)
+    packed = bentos.find_packed(name, labels)
     if packed:
         print(f"{path} is packed already.")
     else:
@@ -79,7 +80,7 @@ def pack(args: argparse.Namespace) -> None:
             metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
             onnx_export.describe(file, metadata)
             print("building the Bento …")
-            packed = build.build_bento(name, file, metadata, labels)
+            packed = bentos.build_bento(name, file, metadata, labels)
     show(packed, state, data_dir)
 
 
@@ -99,8 +100,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         " tutorial's and drawn ones)",
     )
     args = parser.parse_args(argv)
-    if args.name and not build.NAME.fullmatch(args.name):
-        parser.error(f"--name must be {build.NAME_RULE}")
+    if args.name and not bentos.NAME.fullmatch(args.name):
+        parser.error(f"--name must be {bentos.NAME_RULE}")
     return args
 
 
@@ -197,7 +198,7 @@ def export_model(
 
 def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
     """Predict one photo with the packed service; print where it is and how to serve it."""
-    stored = build.model_of(packed)
+    stored = bentos.model_of(packed)
     metadata: dict[str, Any] = dict(stored.info.metadata)
     photo = data_dir / state.photos["val"][-1]
     saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
@@ -221,7 +222,7 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
         f"\nONNX file: {Path(stored.path_of('model.onnx')).absolute()}"
         f"\ntag: {packed.tag}\nsaved path: {saved_path}"
     )
-    simplestack.print_next(
+    cli.print_next(
         f"bentoml serve {packed.tag.name}:latest"
         f'\nthen: curl -X POST http://localhost:{Settings.port}/predict -H "Content-Type: image/*"'
         f" --data-binary {shlex.quote(f'@{name}')}"
@@ -230,5 +231,5 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
 
 if __name__ == "__main__":
     local_server.stop_like_ctrl_c()
-    with simplestack.one_line(stopped="Stopped: run it again to pack."):
+    with cli.one_line(stopped="Stopped: run it again to pack."):
         main()

@@ -22,10 +22,10 @@ from PIL.Image import Image
 from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving import images, settings, site
-from simplestack.serving.container import cores
-from simplestack.serving.handlers import HANDLERS, to_json
+from simplestack.serving.cgroup import cores
+from simplestack.serving.gate import Gate
 from simplestack.serving.inference import OnnxModel, answer, rounded, verify
-from simplestack.serving.predict import Gate
+from simplestack.serving.responses import HANDLERS, to_json
 from simplestack.serving.telemetry import Telemetry, timed
 
 MODEL = bentoml.models.BentoModel("resnet18:latest")

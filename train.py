@@ -21,13 +21,13 @@ import sys
 import time
 from typing import Any
 
-import simplestack
+from simplestack import cli
 from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
     GIVEN = parse_arguments()  # before the imports below, which take seconds
-    simplestack.require("torch")
-    simplestack.loading("PyTorch")
+    cli.require("torch")
+    cli.loading("PyTorch")
     # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -35,7 +35,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from simplestack.training import augment, checkpoint, console, dataset, metrics, report, suspects
+from simplestack.report import label_check, report
+from simplestack.training import augment, checkpoint, console, dataset, metrics
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
@@ -165,7 +166,7 @@ def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR091
             both = [predict(best, part, alone, recipe) for part in (photos, val_photos)]
             compared = torch.cat([features for features, _ in both])
         report.write_history(path, state.history)
-        found = suspects.find(compared, photos, val_photos)
+        found = label_check.find(compared, photos, val_photos)
         measured = report.write_report(
             path, state, best, val_photos, best_logits, suspicious=found, on=str(world)
         )
@@ -236,7 +237,7 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
     print(f"\nbest validation accuracy {console.format_best(state, measured['accuracy'])}")
     print(f"report: {report.page(path)}\ncheckpoint: {path}")
     if not console.wants_bento(options.save_to_bento):
-        simplestack.print_next(f"python saveToBento.py {shlex.quote(str(path))}")
+        cli.print_next(f"python saveToBento.py {shlex.quote(str(path))}")
         return
     import saveToBento  # noqa: PLC0415  (slow to import, and not always needed)
 
@@ -244,7 +245,7 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    simplestack.loaded(signal.SIGTERM)
+    cli.loaded(signal.SIGTERM)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
-    with simplestack.one_line():
+    with cli.one_line():
         main(GIVEN)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from bench import machine
-from simplestack.training import checkpoint, suspects
+from simplestack.report import label_check
+from simplestack.training import checkpoint
 from simplestack.training.dataset import EVALUATED, Photos, load_all
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import predict
@@ -63,9 +64,9 @@ def main() -> None:
 
 def doubted(features: torch.Tensor, labels: torch.Tensor) -> set[int]:
     """Return the photos that are named."""
-    probabilities = suspects.cross_validate(features, labels, int(labels.max()) + 1)
-    neighbours = suspects.compare(features).neighbours
-    return {*suspects.wrong_labels(neighbours, labels, probabilities)}
+    probabilities = label_check.cross_validate(features, labels, int(labels.max()) + 1)
+    neighbours = label_check.compare(features).neighbours
+    return {*label_check.wrong_labels(neighbours, labels, probabilities)}
 
 
 if __name__ == "__main__":

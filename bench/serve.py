@@ -43,9 +43,9 @@ import torch
 from PIL import Image, ImageOps
 
 from bench import machine
-from simplestack.packing import build, local_server
+from simplestack.packing import bentos, local_server
 from simplestack.serving import images
-from simplestack.serving.container import cores
+from simplestack.serving.cgroup import cores
 from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint, model
 
@@ -468,7 +468,7 @@ def main() -> None:
     args = parser.parse_args()
     if not shutil.which("wrk") or not OTHERS.exists():
         sys.exit("error: wrk or bench/others is missing: see the top of bench/serve.py")
-    saved_path = Path(build.latest().path)
+    saved_path = Path(bentos.latest().path)
     state = checkpoint.load(args.checkpoint)
     paths = [args.data_dir / name for name in state.photos["val"]]
     print(machine.describe())

@@ -26,7 +26,7 @@ import saveToBento
 from bench import machine
 from simplestack.packing.similarity import PERCENTILE, ROWS
 from simplestack.serving import images
-from simplestack.serving.container import cores
+from simplestack.serving.cgroup import cores
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import softmax
 from simplestack.training import augment, checkpoint, folders

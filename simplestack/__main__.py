@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import simplestack
+from simplestack import cli
 
 if __name__ == "__main__":
-    simplestack.loading("BentoML")
+    cli.loading("BentoML")
 
-from simplestack.packing import build, local_server
+from simplestack.packing import bentos, local_server
 from simplestack.serving import images, settings
 from simplestack.serving.errors import StackError
 from simplestack.training import folders, sample
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         case ["fetch-weights"]:
             fetch_weights()
         case ["saved-path", *name]:
-            print(build.latest(*name[:1]).path)
+            print(bentos.latest(*name[:1]).path)
         case ["serve", checkpoint, data_dir]:
             serve(Path(checkpoint), Path(data_dir))
         case _:
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> None:
 
 def serve(checkpoint: Path, data_dir: Path) -> None:
     """Serve what was packed from a checkpoint, predict a photo, and show requests until Ctrl-C."""
-    bento = build.latest(checkpoint=build.hash_files(checkpoint))
-    about: dict[str, Any] = dict(build.model_of(bento).info.metadata)
+    bento = bentos.latest(checkpoint=bentos.hash_files(checkpoint))
+    about: dict[str, Any] = dict(bentos.model_of(bento).info.metadata)
     photos = about["validation_photos"]
     right = round(about["accuracy_packed"] * photos)
     local_server.serve_until_ctrl_c(
@@ -70,10 +70,10 @@ def last_readable(data_dir: Path, classes: list[str]) -> Path:
 
 def fetch_weights() -> None:
     """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    simplestack.loading("PyTorch")
+    cli.loading("PyTorch")
     from simplestack.training import model  # noqa: PLC0415  # takes seconds
 
-    simplestack.loaded()
+    cli.loaded()
     try:
         model.pretrained(2)
     except model.UnreachableError as error:
@@ -82,6 +82,6 @@ def fetch_weights() -> None:
 
 
 if __name__ == "__main__":
-    simplestack.loaded()
-    with simplestack.one_line():
+    cli.loaded()
+    with cli.one_line():
         main(sys.argv[1:])

@@ -13,8 +13,8 @@ import pytest
 from helpers import PROJECT, cache_folder, fresh_service, make_once, split_folder
 from playwright.sync_api import Browser, sync_playwright
 
-from simplestack.packing import build
-from simplestack.packing.page_check import CHROMIUM
+from bench.page import CHROMIUM
+from simplestack.packing import bentos
 from simplestack.training import sample
 
 TESTS = PROJECT / "tests"
@@ -31,7 +31,7 @@ def packed() -> Path:
     """
     makers = [PROJECT / name for name in ("train.py", "requirements.txt")]
     makers += [TESTS / name for name in ("conftest.py", "packing/conftest.py", "trainings.py")]
-    key = f"{build.hash_code()}{build.hash_files(*makers)}{sys.version}"
+    key = f"{bentos.hash_code()}{bentos.hash_files(*makers)}{sys.version}"
     return make_once(cache_folder("made", key), pack)
 
 
@@ -90,7 +90,7 @@ def trained(packed: Path) -> Path:
 def bento(packed: Path, environment: Path) -> Path:
     """The saved path of its Bento, in this process's own store."""
     shutil.copytree(packed / "home", environment, dirs_exist_ok=True)
-    return Path(build.latest().path)
+    return Path(bentos.latest().path)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from helpers import encode, gunicorn, send
 from PIL import Image
 from tqdm import tqdm
 
-from simplestack.packing import build
+from simplestack.packing import bentos
 from simplestack.serving.errors import StackError
 from simplestack.training import sample
 
@@ -181,7 +181,7 @@ def main() -> None:
     if not shutil.which("strace"):
         sys.exit("error: strace is missing: apt install strace")
     try:
-        saved_path = Path(build.latest().path)
+        saved_path = Path(bentos.latest().path)
     except StackError as error:
         sys.exit(f"error: {error}")
     outcome = fuzz(saved_path, args.requests, args.seed)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simplestack.serving.container import cores
-from simplestack.training.files import map_in_threads, write_atomically
+from simplestack.files import map_in_threads, write_atomically
+from simplestack.serving.cgroup import cores
 
 
 def test_however_many_photos_there_are_few_are_in_flight():

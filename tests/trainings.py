@@ -15,7 +15,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import train
-from simplestack.training import checkpoint, model, report
+from simplestack.report import report
+from simplestack.training import checkpoint, model
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.options import parse_arguments

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+from simplestack.files import write_atomically
 from simplestack.serving.errors import StackError
 from simplestack.serving.settings import Settings
-from simplestack.training.files import write_atomically
 
 CHANGES = {
     """\

@@ -6,7 +6,7 @@ from typing import Any
 
 import bentoml
 
-from simplestack.packing import build
+from simplestack.packing import bentos
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel, answer, verify
@@ -20,10 +20,10 @@ def find(name: str = "") -> tuple[bentoml.Bento, bentoml.Model, dict[str, Any]]:
 
     Raises StackError if there is none, its model is damaged, or it was packed with other code.
     """
-    bento = build.latest(name)
-    if bento.info.labels.get("code") != build.hash_code():
+    bento = bentos.latest(name)
+    if bento.info.labels.get("code") != bentos.hash_code():
         raise StackError(f"{bento.tag} has other code than is here: python saveToBento.py")
-    stored = build.model_of(bento)
+    stored = bentos.model_of(bento)
     about: dict[str, Any] = dict(stored.info.metadata)
     verify(stored.path_of("model.onnx"), about, stored.info.labels["sha256"])
     return bento, stored, about

@@ -16,7 +16,7 @@ from typing import IO
 
 import requests
 
-import simplestack
+from simplestack import cli
 from simplestack.serving import settings
 from simplestack.serving.errors import StackError, printable
 
@@ -118,7 +118,7 @@ def predict(url: str, image: Path) -> str:
 
 def stop_like_ctrl_c() -> None:
     """Let SIGTERM and a closed terminal stop this program as Ctrl-C does, and so its server."""
-    simplestack.loaded(signal.SIGTERM, signal.SIGHUP)
+    cli.loaded(signal.SIGTERM, signal.SIGHUP)
 
 
 def serve_until_ctrl_c(bento: str, image: Path, *lines: str) -> None:

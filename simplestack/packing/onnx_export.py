@@ -17,11 +17,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from simplestack.files import map_in_threads
 from simplestack.serving import images
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import Floats, OnnxModel, Outputs, softmax
 from simplestack.training.dataset import Photos
-from simplestack.training.files import map_in_threads
 from simplestack.training.model import Classifier
 
 BATCH = 32  # photos; has no influence on the result

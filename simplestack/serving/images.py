@@ -23,7 +23,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from simplestack.serving import kinds
+from simplestack.serving import not_images
 from simplestack.serving.errors import (
     BadImageError,
     DamagedImageError,
@@ -72,18 +72,20 @@ Photo = NDArray[np.uint8]
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an encoded image, without decoding its pixels. Raises HttpError."""
     if not data:
-        raise BadImageError(kinds.EMPTY)
-    if kinds.is_text(data):
-        raise kinds.refusal(data)
+        raise BadImageError(not_images.EMPTY)
+    if not_images.is_text(data):
+        raise not_images.refusal(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
+        image = Image.open(io.BytesIO(data), formats=not_images.FORMATS)
         _scale_transparent_level(image)
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
-        raise _why(error, kinds.refusal(data)) from error
+        raise _why(error, not_images.refusal(data)) from error
     if image.width * image.height > max_pixels * _scale(image) ** 2:
         million = f"{max_pixels / 1e6:g}"
         raise TooManyPixelsError(
-            kinds.TOO_MANY_PIXELS.format(width=image.width, height=image.height, million=million)
+            not_images.TOO_MANY_PIXELS.format(
+                width=image.width, height=image.height, million=million
+            )
         )
     return image
 
@@ -180,7 +182,7 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
             image.putalpha(255)  # many programs leave those bytes 0
         return _upright(_reduced(image, _factor(image, at_least)), image)
     except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
-        raise _why(error, DamagedImageError(kinds.DAMAGED)) from error
+        raise _why(error, DamagedImageError(not_images.DAMAGED)) from error
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from simplestack.serving.container import cores
+from simplestack.serving.cgroup import cores
 from simplestack.serving.errors import StackError
 from simplestack.serving.images import Photo
 

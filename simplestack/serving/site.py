@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simplestack.serving import settings, telemetry
 from simplestack.serving.errors import NotFoundError
-from simplestack.serving.handlers import REFUSALS, JsonLine
+from simplestack.serving.responses import REFUSALS, JsonLine
 
 PREDICT, CLASSIFY = "/predict", "/classify"
 DESCRIPTIONS = "/docs.json", "/openapi.json"

@@ -14,10 +14,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from simplestack.files import write_atomically
 from simplestack.serving import images
 from simplestack.serving.errors import StackError, printable
 from simplestack.training import folders, model
-from simplestack.training.files import write_atomically
 from simplestack.training.options import Options, command
 
 FORMAT = 4

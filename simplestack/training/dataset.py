@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from simplestack.files import map_in_threads
 from simplestack.serving import images
-from simplestack.serving.container import cores
+from simplestack.serving.cgroup import cores
 from simplestack.serving.errors import StackError
-from simplestack.training.files import map_in_threads
 from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_files
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it

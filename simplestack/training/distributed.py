@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from simplestack.serving.container import cores
+from simplestack.serving.cgroup import cores
 from simplestack.serving.errors import StackError
 
 

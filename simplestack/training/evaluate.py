@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from simplestack.report import report
 from simplestack.serving import images
-from simplestack.training import augment, dataset, folders, report
+from simplestack.training import augment, dataset, folders
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from simplestack.files import map_in_threads
 from simplestack.serving.errors import StackError
 from simplestack.training import sample
-from simplestack.training.files import map_in_threads
 
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif"),

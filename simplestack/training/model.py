@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
+from simplestack.files import FULL
 from simplestack.serving.errors import StackError
-from simplestack.training.files import FULL
 
 WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
 FILE = WEIGHTS.url.rpartition("/")[2]  # ends in the first digits of the SHA-256

@@ -5,10 +5,10 @@ from pathlib import Path
 import bentoml
 import pytest
 
-from simplestack.packing import build, local_model
+from simplestack.packing import bentos, local_model
 from simplestack.serving.errors import StackError
 
-BUILD = "simplestack.packing.build"
+BUILD = "simplestack.packing.bentos"
 
 pytestmark = pytest.mark.usefixtures("bento")
 
@@ -25,7 +25,7 @@ def missing(_):
 @pytest.mark.parametrize(
     ("name", "replaced", "by", "said"),
     [
-        ("wasps", f"{BUILD}.MODEL", build.MODEL, "nothing called wasps is packed yet"),
+        ("wasps", f"{BUILD}.MODEL", bentos.MODEL, "nothing called wasps is packed yet"),
         ("", "bentoml.models.get", missing, r"is deleted: python saveToBento\.py"),
         ("", f"{BUILD}.hash_code", str, r"has other code than is here: python saveToBento\.py"),
     ],
@@ -37,7 +37,7 @@ def test_what_is_missing_or_old_is_one_line(monkeypatch, name, replaced, by, sai
 
 
 def test_a_damaged_model_is_not_used():
-    file = Path(bentoml.models.get(build.latest().info.all_models[0].tag).path_of("model.onnx"))
+    file = Path(bentoml.models.get(bentos.latest().info.all_models[0].tag).path_of("model.onnx"))
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + b"?")
     with pytest.raises(StackError, match="damaged"):

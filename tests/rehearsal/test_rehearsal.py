@@ -63,7 +63,7 @@ def test_on_one_core_it_is_ready_within_10_s_and_keeps_herokus_rules(image, phot
         assert time.monotonic() - began <= 10
         assert local_server.predict(container.url, photo).startswith('{"label": ')
         assert docker("exec", container.id, "id", "-u") == "12345"  # whom Heroku chooses
-        ask = "from simplestack.serving.container import cores; print(cores())"
+        ask = "from simplestack.serving.cgroup import cores; print(cores())"
         program = f'cd src && python -c "{ask}"'
         assert docker("exec", container.id, "sh", "-c", program) == "1"
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from simplestack.training import figures, folders
+from simplestack.report import figures
+from simplestack.training import folders
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 

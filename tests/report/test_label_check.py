@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers import write_pictures
 
+from simplestack.report import label_check
 from simplestack.serving.errors import StackError
-from simplestack.training import folders, suspects
+from simplestack.training import folders
 from simplestack.training.dataset import Photos
 
 CLASSES = ["ants", "bees"]
@@ -20,8 +21,8 @@ def around(axis, count, seed=0):
 
 
 def doubted(features, labels):
-    probabilities = suspects.cross_validate(features, labels, 2)
-    return suspects.wrong_labels(suspects.compare(features).neighbours, labels, probabilities)
+    probabilities = label_check.cross_validate(features, labels, 2)
+    return label_check.wrong_labels(label_check.compare(features).neighbours, labels, probabilities)
 
 
 def test_a_label_that_neighbours_and_a_head_contradict_is_doubted():
@@ -34,7 +35,7 @@ def test_a_label_that_neighbours_and_a_head_contradict_is_doubted():
 def test_the_least_probable_label_comes_first():
     neighbours, labels = torch.tensor([[6, 7]] * 6 + [[8, 9]] * 6), torch.arange(12) // 6
     ants = torch.tensor([0.3, 0.1, 0.9, 0.4, 0.2, 0.6, *[0.0] * 6])
-    found = suspects.wrong_labels(neighbours, labels, torch.stack([ants, 1 - ants], 1))
+    found = label_check.wrong_labels(neighbours, labels, torch.stack([ants, 1 - ants], 1))
     assert found == [1, 4, 0, 3]
 
 
@@ -42,24 +43,24 @@ def test_the_few_photos_of_a_class_are_not_doubted():
     assert doubted(around(0, 35), torch.tensor([0] * 30 + [1] * 5)) == []
     features = torch.cat([around(0, 1), around(1, 1)])
     assert doubted(features, torch.tensor([0, 1])) == []
-    assert suspects.compare(features).neighbours.tolist() == [[1], [0]]
+    assert label_check.compare(features).neighbours.tolist() == [[1], [0]]
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
 def test_near_duplicates_are_found_once_the_most_similar_first(monkeypatch, chunk):
-    monkeypatch.setattr(suspects, "CHUNK", chunk)
+    monkeypatch.setattr(label_check, "CHUNK", chunk)
     features = torch.cat([around(i, 1, seed=i) for i in range(9)])
     features[7] = 2 * features[1]
     features[4] = features[0] + 0.3 * torch.eye(512)[300]
-    found = suspects.compare(features)
+    found = label_check.compare(features)
     assert [pair[1:] for pair in found.pairs] == [(1, 7), (0, 4)]
     assert found.pairs[0][0] == pytest.approx(1, abs=1e-6)
     assert (found.total, found.neighbours[7, 0]) == (2, 1)
 
 
 def test_of_many_near_duplicates_a_few_are_shown_and_all_are_counted():
-    found = suspects.compare(torch.ones(40, 512))
-    assert (len(found.pairs), found.total) == (suspects.SHOWN_PAIRS, 40 * 39 // 2)
+    found = label_check.compare(torch.ones(40, 512))
+    assert (len(found.pairs), found.total) == (label_check.SHOWN_PAIRS, 40 * 39 // 2)
 
 
 def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
@@ -69,16 +70,16 @@ def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
     labels = torch.cat([photos.labels for photos in parts])
     labels[0] = 1 - labels[0]  # by these features, that of the first is wrong
     features = torch.eye(512)[labels] + around(9, len(labels)) - torch.eye(512)[9]
-    found = suspects.find(features, *parts)
+    found = label_check.find(features, *parts)
     (figure,) = found["wrong_labels"]
     said = f"{names['train'][0]}: ants, looks like bees. The most similar photo: bees/"
     assert figure["caption"].startswith(said)
     assert [image[:23] for image in figure["images"]] == ["data:image/jpeg;base64,"] * 2
     assert (found["photos"], found["compared"]) == (20, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(suspects, "MOST", 15)
-        found = suspects.find(features, *parts)
+        patch.setattr(label_check, "MOST", 15)
+        found = label_check.find(features, *parts)
     assert (found["photos"], found["compared"]) == (20, 15)
     shutil.rmtree(tmp_path / "ants")
     with pytest.raises(StackError, match="No such file"):
-        suspects.find(features, *parts)
+        label_check.find(features, *parts)

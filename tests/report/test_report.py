@@ -20,7 +20,8 @@ from trainings import (
     train_in_process,
 )
 
-from simplestack.training import checkpoint, dataset, report, suspects
+from simplestack.report import label_check, report
+from simplestack.training import checkpoint, dataset
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
@@ -182,7 +183,7 @@ def test_suspicious_photos_are_shown_also_after_a_resumed_run(page, report_path,
     (caption,) = re.findall("<figcaption>(.*)</figcaption>", wrong)
     assert caption.startswith("val/ants/wrong.png: ants, looks like bees. The most similar photo: ")
     shown = section(page, "Near-duplicates")  # the pictures have one colour each
-    assert len(re.findall("<figure><img.*><img.*>", shown)) == suspects.SHOWN_PAIRS
+    assert len(re.findall("<figure><img.*><img.*>", shown)) == label_check.SHOWN_PAIRS
     assert re.search(r"The first 12 of \d+:", shown)
     assert re.search(r"<figcaption>\S+ and \S+: similarity (1.00|0.9\d)", shown)
     assert "at random" not in shown

@@ -16,8 +16,8 @@ import yaml
 from helpers import code_block
 
 import publish
-from simplestack.packing import page_check
-from simplestack.serving import images, kinds, site
+from bench import page as bench_page
+from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
 
 FILES = """.nojekyll README.md browser.js classifier.js examples examples/1.jpg examples/2.jpg
@@ -78,7 +78,7 @@ def test_folder_has_what_a_static_host_needs(public, bento):
         assert not re.findall(r"https?://(?!www.w3)", (public / name).read_text())
     rules = json.loads((public / "rules.json").read_text())
     assert (rules["resize"], rules["crop"]) == (images.RESIZE, images.CROP)
-    assert len(rules["others"]) == len(kinds.OTHER_FILES)
+    assert len(rules["others"]) == len(not_images.OTHER_FILES)
     for name in ("model.onnx", "onnxruntime.wasm"):
         assert rules["integrity"].pop(name) == site.integrity((public / name).read_bytes())
     assert not rules["integrity"]
@@ -169,8 +169,8 @@ def test_check_counts_what_both_can_read_and_fails_where_they_differ(
 ):
     answers = [(Path("b.jpg"), SAID, SAID), (Path(name), page, service)]
     if said:
-        page_check.report(answers)
+        bench_page.report(answers)
         assert f"page and service: the same label for {said};" in capsys.readouterr().out
     else:
         with pytest.raises(StackError, match=f"differ too much: {name}$"):
-            page_check.report(answers)
+            bench_page.report(answers)

@@ -13,7 +13,7 @@ from helpers import ODD_NAME, fresh_service, odd_names
 from trainings import small_network
 
 import saveToBento
-from simplestack.packing import build, local_server, onnx_export
+from simplestack.packing import bentos, local_server, onnx_export
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, model
 
@@ -50,7 +50,7 @@ def test_what_is_packed_already_is_shown_again(bento, trained, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     saveToBento.main([])  # the newest; and with examples, as its pictures are drawn
     said = capsys.readouterr().out
-    about = build.model_of(build.latest()).info.metadata
+    about = bentos.model_of(bentos.latest()).info.metadata
     before, packed = (f"{about[f'accuracy_{x}']:.4f}" for x in ("checkpoint", "packed"))
     same, right = about["same_answers"], round(6 * about["accuracy_packed"])
     interval = re.search(r", 95 % confidence interval [01]\.\d+ to [01]\.\d+", said)[0]
@@ -80,7 +80,7 @@ def pack(bento, state, tmp_path, monkeypatch, capsys):
     """A function that packs a copy, without an export; it returns the first line that is printed,
     and whether each export was to show photos.
     """
-    file, about = next(bento.glob("models/*/*/model.onnx")), build.model_of(build.latest()).info
+    file, about = next(bento.glob("models/*/*/model.onnx")), bentos.model_of(bentos.latest()).info
     asked = []
 
     def export(*_, with_examples):
@@ -122,7 +122,7 @@ def test_photos_of_others_are_shown_only_if_they_are_the_tutorials(state, tmp_pa
 def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, state, tmp_path, capsys):
     for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
         state = replace(state, photos=state.photos | {"val": [name]})
-        saveToBento.show(build.latest(bento.parent.name), state, tmp_path)
+        saveToBento.show(bentos.latest(bento.parent.name), state, tmp_path)
         assert f"--data-binary '@{tmp_path}/{shown}'" in capsys.readouterr().out
 
 
@@ -152,15 +152,15 @@ def test_packing_says_if_photos_have_changed_since(state, trained, tmp_path, cap
     ],
 )
 def test_a_bento_is_called_after_its_classes(classes, name):
-    assert build.default_name(classes) == name
+    assert bentos.default_name(classes) == name
 
 
 def test_a_bento_that_was_cut_off_is_packed_anew(bento, trained, tmp_path):
     shown = {"examples": "True"}
-    labels = {"checkpoint": build.hash_files(trained), "code": build.hash_code(), **shown}
-    assert build.find_packed(bento.parent.name, labels)
+    labels = {"checkpoint": bentos.hash_files(trained), "code": bentos.hash_code(), **shown}
+    assert bentos.find_packed(bento.parent.name, labels)
     last = (bento / "Dockerfile").rename(tmp_path / "Dockerfile")  # what is written last
-    assert build.find_packed(bento.parent.name, labels) is None
+    assert bentos.find_packed(bento.parent.name, labels) is None
     last.rename(bento / "Dockerfile")
 
 

@@ -13,8 +13,9 @@ from helpers import write_pictures
 from trainings import interrupted_in, run_training, same_weights, train_in_process
 
 import train
+from simplestack.report import label_check
 from simplestack.serving.errors import StackError
-from simplestack.training import checkpoint, dataset, metrics, suspects
+from simplestack.training import checkpoint, dataset, metrics
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import load_best, predict
 from simplestack.training.options import merge, parse_arguments
@@ -216,7 +217,10 @@ def test_training_anew_takes_what_was_given_before(run):
 
 def test_an_old_report_is_not_taken_for_that_of_a_run_that_was_stopped(update, run):
     write_pictures(run / "photos", 9)
-    with patch.object(suspects, "find", side_effect=KeyboardInterrupt), pytest.raises(SystemExit):
+    with (
+        patch.object(label_check, "find", side_effect=KeyboardInterrupt),
+        pytest.raises(SystemExit),
+    ):
         update()
     assert not (run / "a" / "report.html").exists()
     assert "nothing to do" not in update()[0]

@@ -8,7 +8,7 @@ import os
 import pytest
 from starlette.requests import Request
 
-from simplestack.serving import forms
+from simplestack.serving import body as forms
 from simplestack.serving.errors import HttpError
 
 MULTIPART = "multipart/form-data; boundary=x"

@@ -5,7 +5,7 @@ import os
 import psutil
 import pytest
 
-from simplestack.serving import container
+from simplestack.serving import cgroup
 
 QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 LIMIT = "memory/memory.limit_in_bytes"
@@ -30,7 +30,7 @@ def write(folder, files):
 def test_threads_fit_the_cpu_quota(tmp_path, monkeypatch, files, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert container.cores(write(tmp_path, files)) == expected
+    assert cgroup.cores(write(tmp_path, files)) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_threads_fit_the_cpu_quota(tmp_path, monkeypatch, files, expected):
 )
 def test_the_memory_of_a_container_is_its_own(tmp_path, files, limit):
     limit = limit or psutil.virtual_memory().total
-    assert container.memory_limit(write(tmp_path, files)) == limit
+    assert cgroup.memory_limit(write(tmp_path, files)) == limit

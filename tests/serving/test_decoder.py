@@ -11,7 +11,7 @@ import pytest
 from hostile import phone_photo, plain
 from PIL import Image
 
-from simplestack.serving import decoder, decoders, errors, images, settings
+from simplestack.serving import decoder, decoder_pool, errors, images, settings
 from simplestack.serving.decoder import Limits
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
@@ -23,12 +23,12 @@ GREY = {"I;16", "I;16B", "I", "F"}  # slow, and nearest to what is estimated if 
 @pytest.fixture(scope="module")
 def ask():
     """Ask a decoder that is forked with some limits, for one picture."""
-    pool = decoders.Decoders(settings.Settings(), cores=1)
+    pool = decoder_pool.Decoders(settings.Settings(), cores=1)
     with asyncio.Runner() as runner:
 
         def ask(limits, data):
             with pool.start(limits) as process:
-                return runner.run(decoders.ask(process, data))
+                return runner.run(decoder_pool.ask(process, data))
 
         yield ask
         runner.run(pool.__aexit__())
@@ -37,8 +37,8 @@ def ask():
 @pytest.fixture
 def slow(monkeypatch):
     """What the slow lane may use in a container of 512 MB."""
-    monkeypatch.setattr(decoders, "memory_limit", lambda: 2**29)
-    return decoders.Decoders(settings.Settings(), cores=1).slow.limits
+    monkeypatch.setattr(decoder_pool, "memory_limit", lambda: 2**29)
+    return decoder_pool.Decoders(settings.Settings(), cores=1).slow.limits
 
 
 @linux

@@ -10,7 +10,7 @@ import hostile
 import psutil
 import pytest
 
-from simplestack.serving import decoders, errors, settings
+from simplestack.serving import decoder_pool, errors, settings
 from simplestack.serving.decoder import Limits
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
@@ -23,7 +23,7 @@ anyio_backend = pytest.fixture(lambda: "asyncio", name="anyio_backend")
 
 @pytest.fixture
 async def pool(anyio_backend):  # noqa: ARG001
-    async with decoders.Decoders(settings.Settings(), cores=2) as pool:
+    async with decoder_pool.Decoders(settings.Settings(), cores=2) as pool:
         yield pool
 
 
@@ -56,8 +56,8 @@ async def kill(*killed):
     [(2**29, 1, 8, 2), (2**29, 2, 8, 1), (2**30, 1, 8, 3), (2**29, 1, 1, 1), (2**34, 1, 64, 3)],
 )
 def test_cores_and_memory_limit_the_decoders(monkeypatch, memory, workers, cores, count):
-    monkeypatch.setattr(decoders, "memory_limit", lambda: memory)
-    assert decoders.Decoders(settings.Settings(web_concurrency=workers), cores).count == count
+    monkeypatch.setattr(decoder_pool, "memory_limit", lambda: memory)
+    assert decoder_pool.Decoders(settings.Settings(web_concurrency=workers), cores).count == count
 
 
 @linux
@@ -70,7 +70,7 @@ def test_cores_and_memory_limit_the_decoders(monkeypatch, memory, workers, cores
     ],
 )
 async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words):
-    lane = decoders.Lane(pool.start, Limits(1, 211_000_000, 0, 64_000_000))
+    lane = decoder_pool.Lane(pool.start, Limits(1, 211_000_000, 0, 64_000_000))
     lane.add()
     with pytest.raises(errors.HttpError, match=words):
         await lane.decode(hostile.build(kind))
@@ -128,7 +128,7 @@ async def test_a_killed_parent_of_the_decoders_is_replaced(pool, photo):
 
 
 async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, monkeypatch, caplog):
-    lane = decoders.Lane(pool.start, pool.fast.limits)
+    lane = decoder_pool.Lane(pool.start, pool.fast.limits)
     with monkeypatch.context() as full:
         full.setattr(lane, "start", lambda _: (_ for _ in ()).throw(OSError("too many files")))
         lane.add()

@@ -6,7 +6,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from simplestack.serving import errors
-from simplestack.serving.handlers import HANDLERS
+from simplestack.serving.responses import HANDLERS
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from simplestack.serving.errors import DamagedImageError
-from simplestack.serving.handlers import HANDLERS
-from simplestack.serving.predict import Gate
+from simplestack.serving.gate import Gate
+from simplestack.serving.responses import HANDLERS
 
 PHOTO = bytes(range(256)) * 588  # 224×224×3
 BUSY = '{"error": "Too many requests at once: try again in a second."}\n'

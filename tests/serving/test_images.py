@@ -16,7 +16,7 @@ from helpers import encode
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 from torchvision.transforms import v2
 
-from simplestack.serving import decoder, decoders, images, kinds, settings
+from simplestack.serving import decoder, decoder_pool, images, not_images, settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 FINE = {"quality": 95}
@@ -380,9 +380,9 @@ def test_a_picture_takes_hardly_more_memory_than_its_pixels(mode, size, memory):
     data = encode(Image.new(mode, size), "PNG", compress_level=1)
 
     async def decode():
-        async with decoders.Decoders(settings.Settings(), cores=1) as started:
+        async with decoder_pool.Decoders(settings.Settings(), cores=1) as started:
             with started.start(decoder.Limits(10, memory, 0, images.MAX_PIXELS)) as process:
-                return await decoders.ask(process, data)
+                return await decoder_pool.ask(process, data)
 
     failed, answer = asyncio.run(decode())
     assert not failed, answer
@@ -438,7 +438,7 @@ def test_a_jpeg_counts_as_its_decoder_reduces_it(size, factor):
         images.identify(data, int(counted) - 1)
 
 
-@pytest.mark.parametrize("kind", kinds.FORMATS)
+@pytest.mark.parametrize("kind", not_images.FORMATS)
 def test_truncated_image_is_rejected_in_plain_words(scene, kind):
     data = encode(scene, kind)
     words = r"^(The image is damaged or cut off: use an .*|This \w+ file can.t be read: .*)$"

@@ -7,7 +7,7 @@ import pytest
 from helpers import encode
 from PIL import Image
 
-from simplestack.serving import images, kinds
+from simplestack.serving import images, not_images
 from simplestack.serving.errors import BadImageError, UnsupportedFormatError
 
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
@@ -47,7 +47,7 @@ def test_a_long_preamble_does_not_hang(part):
     before = signal.signal(signal.SIGPROF, interrupt)
     signal.setitimer(signal.ITIMER_PROF, 2)  # of CPU time; without possessive quantifiers, hours
     try:
-        assert kinds.refusal(part * (10 * 2**20 // len(part))).status == 400
+        assert not_images.refusal(part * (10 * 2**20 // len(part))).status == 400
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
@@ -107,11 +107,11 @@ def test_the_kind_of_an_image_that_cant_be_read_is_named(kind, head):
         images.read(head + bytes(100))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds.FORMATS if kind != "PPM"])
+@pytest.mark.parametrize("kind", [kind for kind in not_images.FORMATS if kind != "PPM"])
 def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(kind):
     noise = Image.effect_noise((100, 80), 80).convert("P" if kind == "GIF" else "RGB")
     data = encode(noise, kind)
-    assert not kinds.is_text(data)
+    assert not not_images.is_text(data)
     with pytest.raises(BadImageError) as raised:
         images.read(data.translate(None, b"\r\n\0"))
     assert str(raised.value) == CURL_D

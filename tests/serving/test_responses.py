@@ -2,7 +2,7 @@
 
 import pytest
 
-from simplestack.serving.handlers import JsonLine, to_json
+from simplestack.serving.responses import JsonLine, to_json
 
 
 def test_json_is_a_line_with_letters_as_they_are():

@@ -7,7 +7,7 @@ import pytest
 from helpers import metrics
 from starlette.middleware.exceptions import ExceptionMiddleware
 
-from simplestack.serving.handlers import HANDLERS
+from simplestack.serving.responses import HANDLERS
 from simplestack.serving.telemetry import Telemetry
 
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageCms
 from playwright.sync_api import expect
 from serving.conftest import in_process
 
-from simplestack.packing import page_check
-from simplestack.packing.page_check import CHROMIUM
+from bench import page as bench_page
+from bench.page import CHROMIUM
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 
@@ -46,7 +46,7 @@ def public(bento, pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page_url(public):
-    with page_check.served(public) as url:
+    with bench_page.served(public) as url:
         yield url
 
 
@@ -60,7 +60,7 @@ def page(browser, page_url):
 
 
 def answer(page, data):
-    return page.evaluate(page_check.ASK, base64.b64encode(data).decode())
+    return page.evaluate(bench_page.ASK, base64.b64encode(data).decode())
 
 
 def read(page, data):
@@ -176,7 +176,7 @@ def test_a_file_that_is_damaged_is_not_run_and_one_that_is_missing_is_tried_agai
     browser, public, photo, tmp_path
 ):
     tampered = shutil.copytree(public, tmp_path / "site")
-    with page_check.served(tampered) as url:
+    with bench_page.served(tampered) as url:
         for name in ("model.onnx", "onnxruntime.wasm"):
             whole = (tampered / name).read_bytes()
             middle = len(whole) // 2
@@ -219,7 +219,7 @@ def test_javascript_of_the_documentation_answers_as_the_service(
 ):
     site = shutil.copytree(public, tmp_path / "site")
     (site / "mine.html").write_text(code_block("html", "classify"))
-    with page_check.served(site) as url, in_process(bento) as service:
+    with bench_page.served(site) as url, in_process(bento) as service:
         page = browser.new_page()
         page.goto(f"{url}mine.html")
         page.set_input_files("#file", photo)

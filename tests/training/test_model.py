@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 import torch
 
-from simplestack.packing import page_check
+from bench import page
 from simplestack.serving.errors import StackError
 from simplestack.training import model
 
@@ -94,7 +94,7 @@ def test_unreachable_or_damaged_weights_are_one_clear_line(torch_home):
 def test_weights_that_come_in_part_are_called_unreachable(torch_home, monkeypatch):
     (torch_home / "web").mkdir()
     (torch_home / "web" / model.FILE).write_bytes(bytes(1000))
-    with page_check.served(torch_home / "web") as url:
+    with page.served(torch_home / "web") as url:
         monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
         with pytest.raises(model.UnreachableError, match="invalid hash value"):
             model.pretrained(2)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from simplestack.report.figures import jpeg
 from simplestack.training.dataset import Photos
-from simplestack.training.figures import jpeg
 from simplestack.training.model import fit_head
 
 NEIGHBOURS, FOLDS = 5, 5

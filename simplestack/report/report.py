@@ -12,12 +12,13 @@ import jinja2
 import numpy as np
 from torch import Tensor
 
+from simplestack.files import write_atomically
+from simplestack.report import figures, label_check
 from simplestack.serving.errors import StackError, printable
-from simplestack.training import dataset, figures, suspects
+from simplestack.training import dataset
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.console import name_epoch
 from simplestack.training.dataset import Photos
-from simplestack.training.files import write_atomically
 from simplestack.training.folders import class_of
 from simplestack.training.metrics import FEW, compute_metrics, format_classes, format_metrics
 from simplestack.training.model import Classifier
@@ -36,7 +37,7 @@ TEMPLATES = jinja2.Environment(
 TEMPLATES.filters["percent"] = "{:.1%}".format
 TEMPLATES.globals |= {"width": figures.WIDTH, "height": figures.HEIGHT, "margin": figures.MARGIN}
 TEMPLATES.globals |= {"matrix": MATRIX, "few": FEW, "sure": figures.SURE, "listed": LISTED}
-TEMPLATES.globals["alike"] = suspects.ALIKE
+TEMPLATES.globals["alike"] = label_check.ALIKE
 
 
 def report_folder(path: Path) -> Path:

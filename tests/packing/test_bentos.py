@@ -12,7 +12,7 @@ import yaml
 from helpers import PROJECT, check_answer, fresh_service
 from serving.conftest import in_process
 
-from simplestack.packing import build, dockerfile, onnx_export
+from simplestack.packing import bentos, dockerfile, onnx_export
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel, softmax
 from simplestack.training import checkpoint
@@ -60,7 +60,7 @@ def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
         "served_epoch": state.best_epoch,
         "unlike": {"reason": "it was trained on fewer than 20 photos"},
         "examples": ["examples/1.jpg", "examples/2.jpg", "examples/3.jpg"],
-        "checkpoint_sha256": build.hash_files(trained),
+        "checkpoint_sha256": bentos.hash_files(trained),
         "trained": f"{datetime.fromtimestamp(trained.stat().st_mtime):%Y-%m-%d}",
     }
     assert "knows nothing of real photos" in metadata["notice"]
@@ -99,16 +99,16 @@ def test_requirements_are_pinned_and_without_torch(bento):
 
 def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch):
     shutil.copytree(PROJECT / "simplestack", tmp_path / "simplestack")
-    for file in (*build.SCRIPTS, "saveToBento.py", build.REQUIREMENTS):
+    for file in (*bentos.SCRIPTS, "saveToBento.py", bentos.REQUIREMENTS):
         shutil.copy(PROJECT / file, tmp_path)
-    hashes = [build.hash_code()]
-    monkeypatch.setattr(build, "PROJECT", tmp_path)
-    assert build.hash_code() == hashes[0]
+    hashes = [bentos.hash_code()]
+    monkeypatch.setattr(bentos, "PROJECT", tmp_path)
+    assert bentos.hash_code() == hashes[0]
     parts = ("serving/openapi.json", "training/model.py", "packing/examples.py")
     for name in (*(f"simplestack/{x}" for x in parts), "service.py", "requirements-serve.txt"):
         with (tmp_path / name).open("a") as file:
             file.write("\n")
-        hashes.append(build.hash_code())
+        hashes.append(bentos.hash_code())
     assert len(set(hashes)) == 6
 
 
@@ -116,7 +116,7 @@ def stored():
     return [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())]
 
 
-@pytest.mark.parametrize(("module", "name"), [(build, "copy_served"), (dockerfile, "prepare")])
+@pytest.mark.parametrize(("module", "name"), [(bentos, "copy_served"), (dockerfile, "prepare")])
 def test_a_build_that_fails_leaves_nothing_behind(bento, monkeypatch, module, name):
     def fail(_):
         raise FileNotFoundError
@@ -125,7 +125,7 @@ def test_a_build_that_fails_leaves_nothing_behind(bento, monkeypatch, module, na
     file, about = next(bento.glob("models/*/*/model.onnx")), {"classes": ["a", "b"], "notice": ""}
     before = stored()
     with fresh_service(), pytest.raises(FileNotFoundError):
-        build.build_bento("x", file, about, {})
+        bentos.build_bento("x", file, about, {})
     assert stored() == before
 
 
@@ -134,10 +134,10 @@ def test_two_bentos_beside_each_other_serve_their_own_classes(bento, photo):
     about |= {"classes": ["Hummel", "Wespe"], "notice": ""}
     model_file = next(bento.glob("models/*/*/model.onnx"))
     with fresh_service():
-        other = build.build_bento("other", model_file, about, {"checkpoint": "x"})
+        other = bentos.build_bento("other", model_file, about, {"checkpoint": "x"})
     bentoml.models.delete(other.info.all_models[0].tag)  # it has its own copy
-    assert build.latest().tag.name == "other"
-    assert build.latest(bento.parent.name).path == str(bento)
+    assert bentos.latest().tag.name == "other"
+    assert bentos.latest(bento.parent.name).path == str(bento)
     answers = []
     for tag in ("other:latest", f"{bento.parent.name}:latest"):
         with fresh_service(), in_process(tag) as client:

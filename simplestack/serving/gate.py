@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simplestack.serving import errors, images, settings
-from simplestack.serving.decoders import Decoders
-from simplestack.serving.forms import NO_TOP_K, TOP_K, image_of, inputs_of, is_json
+from simplestack.serving.body import NO_TOP_K, TOP_K, image_of, inputs_of, is_json
+from simplestack.serving.decoder_pool import Decoders
 from simplestack.serving.site import CLASSIFY, PREDICT
 from simplestack.serving.telemetry import timed
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from simplestack.serving import decoder, errors
-from simplestack.serving.container import memory_limit
+from simplestack.serving.cgroup import memory_limit
 from simplestack.serving.decoder import HEAD, MB, Limits
 from simplestack.serving.settings import Settings
 

@@ -1,0 +1,1 @@
+"""The report of a training: what a checkpoint and its photos show."""
