@@ -13,7 +13,7 @@ from pathlib import Path
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.require("bentoml")
+    cli.start("bentoml")
 
 from tqdm import tqdm
 
@@ -40,11 +40,9 @@ def parse_arguments() -> argparse.Namespace:
 def main(paths: list[Path], name: str, as_json: bool) -> bool:
     """Print a row for each photo; return whether at least one has an answer."""
     photos = find(paths)
-    cli.loading("the model")
     from simplestack.packing import local_model  # noqa: PLC0415  (takes a second)
 
     rows = files.map_in_threads(local_model.load(name), photos)
-    cli.loaded()
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not as_json:
         writer.writeheader()
@@ -72,5 +70,4 @@ if __name__ == "__main__":
     given = parse_arguments()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    with cli.one_line(OSError):
-        sys.exit(not main(given.paths, given.name, given.json))
+    sys.exit(not main(given.paths, given.name, given.json))

@@ -18,11 +18,10 @@ from typing import Any
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.require("bentoml")
-    cli.loading("BentoML")
+    cli.start("bentoml")
 
 from bench import page
-from simplestack.packing import bentos, local_model, local_server
+from simplestack.packing import bentos, local_model
 from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
 from simplestack.training import folders
@@ -106,6 +105,4 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
 
 
 if __name__ == "__main__":
-    local_server.stop_like_ctrl_c()
-    with cli.one_line(OSError):
-        main()
+    main()

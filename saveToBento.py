@@ -19,8 +19,7 @@ from typing import Any
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.require("bentoml")
-    cli.loading("BentoML")
+    cli.start("bentoml")
 
 # Before BentoML is imported, which otherwise reports what is built to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -28,7 +27,6 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import numpy as np
 
-from simplestack import files
 from simplestack.packing import bentos, examples, local_server, onnx_export, similarity
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
@@ -45,19 +43,8 @@ MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Pack a checkpoint, try the result, and print the commands that serve it."""
-    args = parse_arguments(argv)
-    try:
-        pack(args)
-    except OSError as error:
-        if error.errno not in files.FULL:
-            raise
-        remedy = "make room there, or choose another BENTOML_HOME"
-        raise StackError(f"can't pack ({error}): {remedy}") from error
-
-
-def pack(args: argparse.Namespace) -> None:
     """Pack a checkpoint if it isn't, try the result, and print the commands that serve it."""
+    args = parse_arguments(argv)
     path = args.checkpoint or checkpoint.newest(Path("saved_models"))
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
@@ -230,6 +217,4 @@ def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    local_server.stop_like_ctrl_c()
-    with cli.one_line(stopped="Stopped: run it again to pack."):
-        main()
+    main()

@@ -16,7 +16,6 @@ import argparse
 import math
 import os
 import shlex
-import signal
 import sys
 import time
 from typing import Any
@@ -26,8 +25,7 @@ from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
     GIVEN = parse_arguments()  # before the imports below, which take seconds
-    cli.require("torch")
-    cli.loading("PyTorch")
+    cli.start("torch")
     # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -65,10 +63,9 @@ def main(given: argparse.Namespace) -> None:
         else:
             train(options, resumed)
     except KeyboardInterrupt:
-        hint = f" To go on after the last finished epoch:\n  {options.resume_command()}"
+        hint = f"To go on after the last finished epoch:\n  {options.resume_command()}"
         saved = path.exists() and path.stat().st_mtime_ns != other
-        print(f"\nStopped.{hint if saved else ''}", file=sys.stderr)
-        sys.exit(130)
+        raise KeyboardInterrupt(hint if saved else "") from None
 
 
 def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR0912, PLR0915  (a script)
@@ -245,7 +242,5 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    cli.loaded(signal.SIGTERM)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
-    with cli.one_line():
-        main(GIVEN)
+    main(GIVEN)

@@ -17,7 +17,7 @@ from typing import Any
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.loading("BentoML")
+    cli.start("bentoml")
 
 from simplestack.packing import bentos, local_server
 from simplestack.serving import images, settings
@@ -70,10 +70,8 @@ def last_readable(data_dir: Path, classes: list[str]) -> Path:
 
 def fetch_weights() -> None:
     """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    cli.loading("PyTorch")
     from simplestack.training import model  # noqa: PLC0415  # takes seconds
 
-    cli.loaded()
     try:
         model.pretrained(2)
     except model.UnreachableError as error:
@@ -82,6 +80,4 @@ def fetch_weights() -> None:
 
 
 if __name__ == "__main__":
-    cli.loaded()
-    with cli.one_line():
-        main(sys.argv[1:])
+    main(sys.argv[1:])

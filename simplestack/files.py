@@ -1,7 +1,6 @@
 """Files: read in threads, written whole or not at all."""
 
 import contextlib
-import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,6 @@ from typing import BinaryIO, TypeVar
 
 from simplestack.serving.cgroup import cores
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}  # of a disk
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -42,6 +40,9 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         part.replace(path)
         _sync_folder(path.parent)  # or a power cut may undo the renaming
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write to a full disk names no file
+        raise
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

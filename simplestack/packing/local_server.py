@@ -16,7 +16,6 @@ from typing import IO
 
 import requests
 
-from simplestack import cli
 from simplestack.serving import settings
 from simplestack.serving.errors import StackError, printable
 
@@ -116,14 +115,8 @@ def predict(url: str, image: Path) -> str:
     return response.text.rstrip()
 
 
-def stop_like_ctrl_c() -> None:
-    """Let SIGTERM and a closed terminal stop this program as Ctrl-C does, and so its server."""
-    cli.loaded(signal.SIGTERM, signal.SIGHUP)
-
-
 def serve_until_ctrl_c(bento: str, image: Path, *lines: str) -> None:
     """Serve a Bento on $PORT, print its prediction for an image and some lines, show requests."""
-    stop_like_ctrl_c()
     port = settings.read().port
     check_port(port)
     try:

@@ -179,13 +179,8 @@ def title(classes: list[str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        with write_atomically(path) as file:
-            file.write(text.encode(errors="backslashreplace"))  # file names may not be UTF-8
-    except OSError as error:
-        raise StackError(
-            f"can't write {path} ({error.strerror}): make room there; the checkpoint is safe"
-        ) from error
+    with write_atomically(path) as file:
+        file.write(text.encode(errors="backslashreplace"))  # file names may not be UTF-8
 
 
 def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values only, never half-written."""
 
+import io
 import math
 import pickle
 import platform
@@ -175,19 +176,11 @@ def check_output(path: Path, *, replace: bool) -> None:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at `path`. Raises StackError if it can't; the old one then stays."""
-    try:
-        with write_atomically(path) as file:
-            torch.save(vars(checkpoint), file)
-    except (OSError, RuntimeError) as error:  # torch raises the latter for whatever stops it
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if isinstance(cause, KeyboardInterrupt):
-            raise cause from None
-        reason = cause.strerror if isinstance(cause, OSError) else error
-        raise StackError(
-            f"can't write {path} ({reason}): make room, or name another place with --output;"
-            " what was there before is untouched"
-        ) from error
+    """Replace the checkpoint at `path`. Raises OSError if it can't; the old one then stays."""
+    buffer = io.BytesIO()  # torch reports a failed write, and even Ctrl-C, as a RuntimeError
+    torch.save(vars(checkpoint), buffer)
+    with write_atomically(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def load(path: Path) -> Checkpoint:

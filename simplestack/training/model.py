@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
-from simplestack.files import FULL
 from simplestack.serving.errors import StackError
 
 WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
@@ -147,11 +146,6 @@ def pretrained(classes: int) -> Classifier:
         del state["fc.weight"], state["fc.bias"]
         model.resnet.load_state_dict(state, strict=False)
     except Exception as error:  # torch raises many types on a damaged or foreign file
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise StackError(
-                f"can't read or write the ImageNet weights in {folder} ({error}): make room there,"
-                " or choose another TORCH_HOME"
-            ) from error
         if isinstance(error, OSError) or not (folder / FILE).exists():  # or it came in part only
             raise UnreachableError(
                 f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"
