@@ -3,6 +3,7 @@
 # It reuses what is there: photos, a training of them, finished or interrupted, and a packed Bento.
 set -eu
 export NO_NEXT=yes # the steps don't name the next one
+export BENTOML_DO_NOT_TRACK=True
 trap 'exit 130' INT TERM
 EX_UNAVAILABLE=69 # the exit code of a step that lacks a connection or a tool
 
@@ -54,6 +55,16 @@ fi
 
 step python train.py "$@" --output "$checkpoint" --update --save-to-bento no
 step python saveToBento.py "$checkpoint"
+tag=$(python -m simplestack tag "$checkpoint")
+port=${PORT:-5000}
+cat <<END
 
-trap : INT # it ends the server, and nothing has failed
-step python -m simplestack serve "$checkpoint" "$data"
+report: ${checkpoint%.ckpt}/report.html
+your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it
+the single steps: . .venv/bin/activate, then as in README.md
+predict a photo: curl -X POST http://localhost:$port/predict -H "Content-Type: image/*" --data-binary @PHOTO
+the page: http://localhost:$port/ (Ctrl-C stops the server)
+END
+set -- bentoml serve "$tag" --host 127.0.0.1 --port "$port"
+printf '\n$ %s\n' "$*"
+exec "$@"
