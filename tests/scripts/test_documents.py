@@ -1,4 +1,4 @@
-"""What the README, the help texts and the Kubernetes manifest say is true."""
+"""What the documents, `make help` and the Kubernetes manifest say is true."""
 
 import argparse
 import functools
@@ -52,19 +52,6 @@ def parser(module):
         with pytest.raises(Made) as made:
             script.parse_arguments() if module in {"train", "predict"} else script.main()
     return made.value.args[0]
-
-
-def words(text):
-    return " ".join(re.sub(r"(-\w) [A-Z_]+, (--)", r"\1, \2", text).split())
-
-
-def test_help_texts_in_the_documentation_are_the_scripts(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("NO_COLOR", "1")
-    documentation = words((PROJECT / "docs" / "command-line.md").read_text())
-    for script in ("train", "saveToBento", "predict", "publish"):
-        help_text = f"## {script}.py\n\n```text\n{parser(script).format_help()}```"
-        assert words(help_text) in documentation
 
 
 def test_python_commands_exist_with_their_options_and_each_subcommand_has_a_user():
