@@ -148,13 +148,12 @@ create_app() {
 		$app will be created. It runs on a Basic dyno, which costs \$7 a month (or on Eco dynos, if you
 		subscribe to them), and \$0 once it is scaled to 0 or destroyed: www.heroku.com/pricing
 	END
-    ask
+    [ "$yes" ] || ask
     run "$create" || fail "$app can't be created: if the name is taken, choose another one"
     look_up_app || fail "$app was created, but can't be read: run this again"
 }
 
 ask() {
-    [ -z "$yes" ] || return 0
     [ -t 0 ] || fail "nothing was created, since it can't ask without a terminal: sh deploy.sh $app --yes"
     printf 'Go on? [y/N] '
     read -r answer

@@ -12,10 +12,9 @@ file=${1:-requirements.txt}
 
 install() { "${VENV:-.venv}/bin/python" -m pip install --disable-pip-version-check "$@"; }
 
-has_gpu() { [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; }
-
 index=
-[ "$(uname -s)" != Linux ] || has_gpu || index=https://download.pytorch.org/whl/cpu
+[ "$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null ||
+    index=https://download.pytorch.org/whl/cpu
 index=${TORCH_INDEX-$index}
 
 echo "Installing the packages of $file"
