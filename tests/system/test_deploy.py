@@ -245,10 +245,7 @@ def test_a_step_that_fails_is_explained_and_is_the_last(deploy, calls):
     result = deploy("my-app", "--yes", **{**READY, "curl": "case $* in *predict*) exit 22 ;; esac"})
     assert "if the app has a token, API_TOKEN=... sh deploy.sh my-app" in error_line(result)
     assert "address:" not in result.stdout
-
-
-def test_the_log_of_an_app_that_does_not_become_ready_is_shown(deploy, calls):
-    result = deploy("my-app", "--yes", log="heroku[web.1]: Error R10 (Boot timeout)\n", **TOOLS)
+    result = deploy("my-app", "--yes", log="Error R10 (Boot timeout)\n", **TOOLS)  # is never ready
     assert "it isn't ready: see its log above" in error_line(result)
     assert "Error R10 (Boot timeout)" in result.stdout
     assert calls()[-1] == printed(result)[-1] == "heroku logs --num 20 --app my-app"
