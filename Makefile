@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-machines test-all fuzz rehearse lint format docs lock clean
+.PHONY: help run test test-machines test-all fuzz rehearse lint format lock clean
 
 help:
 	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' Makefile
@@ -43,9 +43,6 @@ fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is pac
 
 rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
 	@sh tests/rehearsal/rehearse.sh
-
-docs: $(VENV)/ready-dev ## put the help texts into docs/command-line.md
-	$(BIN)/cog -r docs/command-line.md
 
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"

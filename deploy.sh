@@ -13,14 +13,7 @@ fail() {
     exit 1
 }
 
-fail_with_log() {
-    cat "$log" >&2
-    fail "$@"
-}
-
-has() {
-    command -v "$1" >/dev/null
-}
+has() { command -v "$1" >/dev/null; }
 
 run() {
     printf '\n$ %s\n' "$1"
@@ -44,10 +37,7 @@ parse() {
     app='' name='' dry='' yes=''
     for argument; do
         case $argument in
-        -h | --help)
-            help
-            exit
-            ;;
+        -h | --help) help && exit ;;
         --dry-run) dry=yes ;;
         --yes) yes=yes ;;
         [a-z]*)
@@ -137,19 +127,17 @@ log_in() {
 }
 
 look_up_app() { # sets stack and web_url
-    sh -c "$look_up" >"$log" 2>&1 || return
-    stack=$(sed -n 's/^stack=//p' "$log")
-    web_url=$(sed -n 's/^web_url=//p' "$log")
+    info=$($look_up) || return
+    stack=$(echo "$info" | sed -n 's/^stack=//p')
+    web_url=$(echo "$info" | sed -n 's/^web_url=//p')
 }
 
 find_or_create_app() {
     printf '\n$ %s\n' "$look_up"
     if look_up_app; then
         echo "$app exists: this release replaces what it runs. Its dynos cost what they did before."
-    elif grep -qi "couldn't find that app" "$log"; then
-        create_app
     else
-        fail_with_log "$app can't be used: if it isn't yours, choose another name"
+        create_app
     fi
     [ "$stack" = container ] || fail "$app has the stack $stack, not container:" \
         "heroku stack:set container --app $app, or choose another name"
@@ -160,61 +148,29 @@ create_app() {
 		$app will be created. It runs on a Basic dyno, which costs \$7 a month (or on Eco dynos, if you
 		subscribe to them), and \$0 once it is scaled to 0 or destroyed: www.heroku.com/pricing
 	END
-    ask
+    [ "$yes" ] || ask
     run "$create" || fail "$app can't be created: if the name is taken, choose another one"
-    look_up_app || fail_with_log "$app was created, but can't be read: run this again"
+    look_up_app || fail "$app was created, but can't be read: run this again"
 }
 
 ask() {
-    [ -z "$yes" ] || return 0
     [ -t 0 ] || fail "nothing was created, since it can't ask without a terminal: sh deploy.sh $app --yes"
     printf 'Go on? [y/N] '
     read -r answer
-    case $answer in
-    [yY]*) ;;
-    *) fail "nothing was created" ;;
-    esac
+    case $answer in [yY]*) ;; *) fail "nothing was created" ;; esac
 }
 
 push_and_release() {
-    { run "$push" 2>&1 && : >"$pushed"; } | tee "$log" # a pipe ends with the status of tee
-    [ -f "$pushed" ] || explain_push
+    run "$push" || fail "the image wasn't built and pushed: see above, and docs/troubleshooting.md"
     [ -z "$release" ] || run "$release" || fail "the image wasn't released: see above"
-}
-
-explain_push() {
-    case $(cat "$log") in
-    *"no space left"*) fail "the disk is full: docker system prune makes room" ;;
-    *"exec format error"*) fail "this machine can't run what it builds for linux/amd64: install Docker" \
-        "Desktop, or QEMU (docs.docker.com/build/building/multi-platform)" ;;
-    *unsupported* | *"405 "* | *"manifest invalid"* | *"blob unknown"*) fail "Heroku accepts only images" \
-        "in Docker's own format, and this Docker pushed another one: update Docker and buildx, or let" \
-        "Heroku build it (docs/deployment.md)" ;;
-    *denied* | *unauthorized*) fail "Heroku doesn't let you push: heroku login, then again" ;;
-    *) fail "the image wasn't built and pushed: see above" ;;
-    esac
 }
 
 wait_until_ready() {
     web_url=${web_url:-https://$app.herokuapp.com/}
     run "curl --silent --fail --max-time 30 --retry $READY_WITHIN --retry-max-time $READY_WITHIN \\
-  --retry-delay 1 --retry-all-errors --output /dev/null ${web_url}readyz" || explain_log
-}
-
-# Heroku's error codes in the log: devcenter.heroku.com/articles/error-codes.
-explain_log() {
-    printf '\n$ heroku logs --num 200 --app %s\n' "$app"
-    heroku logs --num 200 --app "$app" >"$log" 2>&1 || true
-    tail -n 20 "$log" >&2
-    case $(grep -oE '\b(R10|R14|R15|H10)\b' "$log" | sort -u | tr '\n' ' ') in
-    *R15* | *R14*) fail "out of memory (R14, R15): heroku config:set WEB_CONCURRENCY=1 --app $app," \
-        "or a larger dyno: heroku ps:resize web=standard-2x --app $app" ;;
-    *R10*) fail "it didn't listen on \$PORT within 60 s (R10): try the image on this machine, with" \
-        "docker run -p 5000:5000 -e PORT=5000 $image" ;;
-    *H10*) fail "it crashed (H10): the line before it in the log says why;" \
-        "heroku config --app $app shows its settings" ;;
-    *) fail "it isn't ready: heroku ps --app $app; heroku logs --tail --app $app" ;;
-    esac
+  --retry-delay 1 --retry-all-errors --output /dev/null ${web_url}readyz" && return
+    run "heroku logs --num 20 --app $app" || true
+    fail "it isn't ready: see its log above, and docs/troubleshooting.md"
 }
 
 predict() {
@@ -224,15 +180,10 @@ predict() {
 }
 
 parse "$@"
-log=$(mktemp) pushed=$log.pushed
-trap 'rm -f "$log" "$pushed"' EXIT
 find_bento_and_photo
 check_tools
 choose_commands
-if [ "$dry" ]; then
-    print_commands
-    exit
-fi
+[ -z "$dry" ] || { print_commands && exit; }
 log_in
 find_or_create_app
 push_and_release

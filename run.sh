@@ -3,6 +3,7 @@
 # It reuses what is there: photos, a training of them, finished or interrupted, and a packed Bento.
 set -eu
 export NO_NEXT=yes # the steps don't name the next one
+export BENTOML_DO_NOT_TRACK=True
 trap 'exit 130' INT TERM
 EX_UNAVAILABLE=69 # the exit code of a step that lacks a connection or a tool
 
@@ -18,21 +19,11 @@ available() { # runs a step; fails if what it needs can't be reached, and exits 
     return 1
 }
 
-banner() {
-    line=$(printf '%78s' '' | tr ' ' '#')
-    printf '\n%s\n' "$line"
-    printf '##  %-72s##\n' "$@"
-    printf '%s\n' "$line"
-}
-
 python -m simplestack check-port
 
 missing=
-if ! available sh get_data.sh; then
-    missing="the photos"
-elif ! available python -m simplestack fetch-weights; then
-    missing="the ImageNet weights"
-fi
+available sh get_data.sh || missing="the photos"
+[ "$missing" ] || available python -m simplestack fetch-weights || missing="the ImageNet weights"
 
 if [ -z "$missing" ]; then
     data=${DATA_DIR:-data} checkpoint=saved_models/photos.ckpt
@@ -43,10 +34,15 @@ if [ -z "$missing" ]; then
     set -- --data-dir "$data"
 else
     data=data-sample checkpoint=saved_models/sample.ckpt
-    banner "DEMONSTRATION ONLY: can't get $missing (see above)." \
-        "So this run draws sample pictures and trains a small network on them" \
-        "from scratch. It shows that the stack works, but the result knows" \
-        "nothing of real ants and bees. Run it again once you can reach them."
+    cat <<END
+
+##############################################################################
+##  DEMONSTRATION ONLY: can't get $missing (see above).
+##  So this run draws sample pictures and trains a small network on them from
+##  scratch. It shows that the stack works, but the result knows nothing of
+##  real ants and bees. Run it again once you can reach them.
+##############################################################################
+END
     export DATA_DIR=$data
     step sh get_data.sh --sample
     set -- --data-dir "$data" --from-scratch --epochs 6 --lr 0.01
@@ -54,6 +50,15 @@ fi
 
 step python train.py "$@" --output "$checkpoint" --update --save-to-bento no
 step python saveToBento.py "$checkpoint"
+tag=$(python -m simplestack tag "$checkpoint")
+port=${PORT:-5000}
+cat <<END
 
-trap : INT # it ends the server, and nothing has failed
-step python -m simplestack serve "$checkpoint" "$data"
+report: ${checkpoint%.ckpt}/report.html
+your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it
+predict a photo: curl -X POST http://localhost:$port/predict -H "Content-Type: image/*" --data-binary @PHOTO
+the page: http://localhost:$port/ (Ctrl-C stops the server)
+END
+set -- bentoml serve "$tag" --host 127.0.0.1 --port "$port"
+printf '\n$ %s\n' "$*"
+exec "$@"

@@ -4,15 +4,12 @@ python -m simplestack check-port            fail if another program listens on $
 python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
 python -m simplestack fetch-weights         download the ImageNet weights
 python -m simplestack saved-path [NAME]     print where the latest Bento is
-python -m simplestack serve CHECKPOINT FOLDER
-                                            serve what was packed from it, predict a photo
+python -m simplestack tag CHECKPOINT        print the tag of the Bento packed from it
 """
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from simplestack import cli
 
@@ -20,9 +17,8 @@ if __name__ == "__main__":
     cli.start("bentoml")
 
 from simplestack.packing import bentos, local_server
-from simplestack.serving import images, settings
-from simplestack.serving.errors import StackError
-from simplestack.training import folders, sample
+from simplestack.serving import settings
+from simplestack.training import sample
 
 
 def main(arguments: list[str]) -> None:
@@ -36,36 +32,11 @@ def main(arguments: list[str]) -> None:
             fetch_weights()
         case ["saved-path", *name]:
             print(bentos.latest(*name[:1]).path)
-        case ["serve", checkpoint, data_dir]:
-            serve(Path(checkpoint), Path(data_dir))
+        case ["tag", checkpoint]:
+            print(bentos.latest(checkpoint=bentos.hash_files(Path(checkpoint))).tag)
         case _:
             print(__doc__, file=sys.stderr)
             sys.exit(2)
-
-
-def serve(checkpoint: Path, data_dir: Path) -> None:
-    """Serve what was packed from a checkpoint, predict a photo, and show requests until Ctrl-C."""
-    bento = bentos.latest(checkpoint=bentos.hash_files(checkpoint))
-    about: dict[str, Any] = dict(bentos.model_of(bento).info.metadata)
-    photos = about["validation_photos"]
-    right = round(about["accuracy_packed"] * photos)
-    local_server.serve_until_ctrl_c(
-        str(bento.tag),
-        last_readable(data_dir, about["classes"]),
-        f"accuracy: {right / photos:.4f}, {right} of {photos} validation photos",
-        f"report: {checkpoint.with_suffix('') / 'report.html'}",
-        "your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it",
-        "the single steps: . .venv/bin/activate, then as in README.md",
-    )
-
-
-def last_readable(data_dir: Path, classes: list[str]) -> Path:
-    """Return a photo, of those for validation if they are set apart. Raises StackError if none."""
-    for name in reversed(folders.find_labelled(data_dir, classes)):
-        with suppress(StackError, OSError):
-            images.read((data_dir / name).read_bytes())
-            return data_dir / name
-    raise StackError(f"none of the photos in {data_dir} can be read")
 
 
 def fetch_weights() -> None:

@@ -395,7 +395,7 @@ def test_deploy_gets_through(deployed, bento, name, said, counted):
     ("name", "said"),
     [
         ("private", ["API_TOKEN=... sh deploy.sh private"]),
-        ("crashing", ["error: it crashed (H10)", "error: MAX_BYTES='nonsense'"]),
+        ("crashing", ["error: it isn't ready", "code=H10", "error: MAX_BYTES='nonsense'"]),
         ("taken", ["choose another"]),
         ("wrong stack", ["heroku stack:set container --app buildpacks"]),
         ("no key", ["heroku login"]),
@@ -404,7 +404,9 @@ def test_deploy_gets_through(deployed, bento, name, said, counted):
 )
 def test_a_deployment_that_cannot_succeed_says_why(deployed, name, said):
     result = deployed(name)
-    errors = result.stderr if name in {"private", "crashing"} else error_line(result)
+    errors = (
+        result.stderr + result.stdout if name in {"private", "crashing"} else error_line(result)
+    )
     assert [part for part in said if part not in errors] == []
     if name == "private":  # with its token only
         assert result.stdout.count(LABEL) == 1

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pip
 import pytest
-from helpers import PROJECT, run, wait_until
+from helpers import PROJECT, error_line, run, wait_until
 
 SCRIPT = PROJECT / "install.sh"
 CPU_INDEX = re.search(r"index=(https\S+)", SCRIPT.read_text())[1]
-PIP = "-m pip install --disable-pip-version-check --progress-bar off"
+PIP = "-m pip install --disable-pip-version-check"
 FIRST = f"{PIP} --index-url {{}} --no-deps --timeout 5 --retries 0 torch==1.0 torchvision==1.0"
 HAS_GPU = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
 
@@ -42,12 +42,8 @@ def write_script(file, script):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     (tmp_path / "requirements.txt").write_text("torch==1.0\ntorchvision==1.0\n")
-    write_script(tmp_path / "bin" / "sleep", f"exec {shutil.which('sleep')} 0.05")
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    yield tmp_path
-    assert not list((tmp_path / "tmp").iterdir())  # no log
+    return tmp_path
 
 
 def test_pip_takes_torch_from_the_index_that_is_named_or_else_from_the_usual_one(project):
@@ -87,27 +83,16 @@ def test_what_pip_is_asked_for_depends_on_the_machine_and_the_file(project):
         (project / "calls").unlink()
 
 
-def test_large_downloads_and_what_failed_are_shown(project):
-    said = "Collecting torch==1.0\n  Downloading torch-1.0-cp311.whl (700.2 MB)\nERROR: Disk full"
-    failing = f"cat <<'END'\n{said}\nEND\nsleep 0.1\nexit 1"
-    write_script(project / ".venv" / "bin" / "python", failing)
+def test_an_index_that_cannot_be_reached_is_one_clear_line(project):
+    write_script(project / ".venv" / "bin" / "python", "echo no connection >&2; exit 2")
     result = run("sh", SCRIPT, cwd=project, TORCH_INDEX="")
-    assert (result.returncode, result.stderr) == (1, "ERROR: Disk full\n")
-    assert result.stdout.splitlines()[1:] == ["downloading torch-1.0 (700.2 MB)"]
+    assert "can't install the packages of requirements.txt" in error_line(result)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 2)
 
 
-def test_a_terminal_shows_the_seconds_and_ctrl_c_ends_pip_too(project):
-    stopped = "trap 'echo stopped >end; exit' TERM\ntouch begun"
-    waiting = f"{stopped}\nfor i in $(seq 300); do sleep 1; done\necho went on >end"
-    write_script(project / ".venv" / "bin" / "python", waiting)
-    terminal, stdout = os.openpty()
-    environment = {**os.environ, "TORCH_INDEX": ""}
-    started = subprocess.Popen(["sh", SCRIPT], cwd=project, env=environment, stdout=stdout)
-    os.close(stdout)  # so that reading ends if the script does
-    shown = b""
-    while b"\n1 s\r2 s\r" not in shown or not (project / "begun").exists():
-        shown += os.read(terminal, 1000)
-    started.send_signal(signal.SIGINT)
+def test_ctrl_c_ends_it_and_pip(project):
+    write_script(project / ".venv" / "bin" / "python", "touch begun; exec sleep 300")
+    started = subprocess.Popen(["sh", SCRIPT], cwd=project, start_new_session=True)
+    wait_until((project / "begun").exists)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does
     assert started.wait(timeout=30) == 130
-    wait_until(lambda: (project / "end").exists() and (project / "end").read_text() == "stopped\n")
-    os.close(terminal)

@@ -7,6 +7,7 @@ from helpers import PROJECT, run
 
 STEP = """#!/bin/sh
 echo "${0##*/} $*" >>"$LOG"
+case "$*" in *" tag "*) echo name:version ;; esac
 case "${0##*/} $*" in $FAILS) exit "$CODE" ;; esac
 """
 
@@ -14,7 +15,7 @@ case "${0##*/} $*" in $FAILS) exit "$CODE" ;; esac
 @pytest.fixture
 def make_run(tmp_path):
     shutil.copy(PROJECT / "run.sh", tmp_path)
-    for name in ("get_data.sh", "python"):
+    for name in ("get_data.sh", "python", "bentoml"):
         (tmp_path / name).write_text(STEP)
         (tmp_path / name).chmod(0o755)
 
@@ -28,7 +29,7 @@ def make_run(tmp_path):
 
 
 def test_the_steps_follow_each_other(make_run):
-    result, steps = make_run()
+    result, steps = make_run(PORT="5001")
     assert result.returncode == 0
     checkpoint, quiet = "saved_models/photos.ckpt", "--update --save-to-bento no"
     assert steps == [
@@ -37,9 +38,14 @@ def test_the_steps_follow_each_other(make_run):
         "python -m simplestack fetch-weights",
         f"python train.py --data-dir data --output {checkpoint} {quiet}",
         f"python saveToBento.py {checkpoint}",
-        f"python -m simplestack serve {checkpoint} data",
+        f"python -m simplestack tag {checkpoint}",
+        "bentoml serve name:version --host 127.0.0.1 --port 5001",
     ]
     assert f"\n$ python saveToBento.py {checkpoint}\n" in result.stdout
+    assert "\nreport: saved_models/photos/report.html\n" in result.stdout
+    assert "\nyour own photos: DATA_DIR=FOLDER make run" in result.stdout
+    assert "\nthe page: http://localhost:5001/ " in result.stdout
+    assert "curl -X POST http://localhost:5001/predict" in result.stdout
 
 
 def test_folders_of_the_same_name_have_checkpoints_of_their_own(make_run, tmp_path):
@@ -49,7 +55,6 @@ def test_folders_of_the_same_name_have_checkpoints_of_their_own(make_run, tmp_pa
         result, steps = make_run(DATA_DIR=name)
         assert result.returncode == 0
         assert f"train.py --data-dir {name} --output saved_models/my photos-" in steps[3]
-        assert steps[-1].endswith(f".ckpt {name}")
         found.append(steps[4])
     assert found[0] != found[1]
 
@@ -62,14 +67,16 @@ def test_drawn_pictures_take_the_place_of_what_cannot_be_reached(make_run, fails
     assert result.returncode == 0, result.stderr
     assert f"DEMONSTRATION ONLY: can't get the {missing} (see above)." in result.stdout
     options = "--from-scratch --epochs 6 --lr 0.01 --output saved_models/sample.ckpt"
-    assert steps[-4:-2] == [
+    assert steps[-5:] == [
         "get_data.sh --sample",
         f"python train.py --data-dir data-sample {options} --update --save-to-bento no",
+        "python saveToBento.py saved_models/sample.ckpt",
+        "python -m simplestack tag saved_models/sample.ckpt",
+        "bentoml serve name:version --host 127.0.0.1 --port 5000",
     ]
-    assert steps[-1] == "python -m simplestack serve saved_models/sample.ckpt data-sample"
 
 
-@pytest.mark.parametrize("step", ["check-port", "fetch-weights", "train.py", "saveToBento.py"])
+@pytest.mark.parametrize("step", ["check-port", "fetch-weights", "train.py", "saveTo", " tag "])
 def test_a_step_that_fails_is_the_last(make_run, step):
     result, steps = make_run(f"*{step}*", 3)
     assert result.returncode == 3

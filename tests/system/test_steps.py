@@ -27,6 +27,7 @@ from helpers import (
     post,
     python,
     run,
+    wait_until_ready,
 )
 
 from simplestack.packing import local_server
@@ -68,27 +69,17 @@ def test_a_training_can_be_packed_at_its_end_and_save_to_bento_shows_it_again(st
         assert "curl -X POST http://localhost:5000/predict" in said
 
 
-def test_what_is_packed_is_served_until_ctrl_c(steps, pictures, photo):
+def test_what_is_packed_from_a_checkpoint_is_served_until_ctrl_c(steps, photo):
     folder, _, checkpoint = steps
+    home = {"BENTOML_HOME": str(folder / "home")}
+    tag = run(sys.executable, "-m", "simplestack", "tag", checkpoint, **home).stdout.strip()
     port = str(local_server.free_port())
-    command = [sys.executable, "-m", "simplestack", "serve", checkpoint, pictures]
-    environment = {**os.environ, "BENTOML_HOME": str(folder / "home"), "PORT": port}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=PROJECT, env=environment, text=True, **pipes) as server:
-        said = ""
-        while "The page: " not in said:
-            more = server.stdout.readline()
-            assert more, server.stderr.read()
-            said += more
-        post(f"http://127.0.0.1:{port}", photo.read_bytes())
-        while " POST /predict 200 " not in said:  # the first is its own
-            said += server.stdout.readline()
-        server.send_signal(signal.SIGINT)
-        rest, errors = server.communicate(timeout=60)
-    check_answer(json.loads(line(said, r".*\.jpg → ")))
-    assert re.search(r"^accuracy: [01]\.\d{4}, \d of 6 validation photos$", said, re.MULTILINE)
-    assert rest.endswith("\nStopped.\n")
-    assert (server.returncode, errors) == (0, "")
+    url, command = f"http://127.0.0.1:{port}", ["bentoml", "serve", tag, "--port", port]
+    with subprocess.Popen(command, env={**os.environ, **home}, start_new_session=True) as server:
+        wait_until_ready(url, lambda: "" if server.poll() is None else "it has ended")
+        assert post(url, photo.read_bytes()).ok
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal does
+        assert server.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(
