@@ -9,7 +9,7 @@
 
 The photos are in data/CLASS/, or in data/train/CLASS/ and data/val/CLASS/. Each class folder is a
 label. After each epoch the checkpoint in saved_models/ is replaced, so a crash costs at most the
-current epoch. The report is in the folder beside it, of the same name.
+current epoch. The report is made from the checkpoint, in the folder beside it of the same name.
 """
 
 import argparse
@@ -18,219 +18,157 @@ import os
 import shlex
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable
 
 from simplestack import cli
 from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
-    GIVEN = parse_arguments()  # before the imports below, which take seconds
+    ARGS = parse_arguments()  # before the imports below, which take seconds
     cli.start("torch")
-    # OpenMP's threads sleep until work comes: spinning, they take the cores of those who have some.
+    # Let idle OpenMP threads sleep; spinning ones take cores from other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
-from simplestack.report import label_check, report
-from simplestack.training import augment, checkpoint, console, dataset, metrics
+from simplestack.report import report
+from simplestack.training import checkpoint, console, dataset, metrics
 from simplestack.training.checkpoint import Checkpoint
-from simplestack.training.dataset import Photos
+from simplestack.training.dataset import Batch, training_batches
 from simplestack.training.distributed import World
-from simplestack.training.evaluate import evaluate, frozen_outputs, load_best, predict
-from simplestack.training.model import Classifier, pretrained
-from simplestack.training.recipes import MOMENTUM, RECIPES, Recipe
-
-GB = 1e9  # bytes
+from simplestack.training.evaluate import cache_frozen_outputs, evaluate
+from simplestack.training.model import Classifier, fit_head, pretrained
+from simplestack.training.recipes import MOMENTUM, RECIPES
 
 
-def main(given: argparse.Namespace) -> None:
-    """Train, or evaluate a checkpoint; print what came of it and the next command."""
-    resumed = checkpoint.resume(given)
-    options = merge(given, resumed.arguments if resumed else {})
+def main(args: argparse.Namespace) -> None:
+    """Train, or evaluate a checkpoint; print the result and the next command."""
+    resumed = checkpoint.resume(args)
+    options = merge(args, resumed.arguments if resumed else {})
     path = options.output
-    if not options.evaluate:  # better to fail now than after the training
-        checkpoint.check_output(path, replace=options.update or path == options.checkpoint)
-    other = path.stat().st_mtime_ns if path.exists() and not resumed else 0
-    if options.tensorboard:
-        report.summary_writer()
+    if resumed and options.evaluate:
+        report.evaluate_checkpoint(options, resumed)
+        return
+    # Better to fail now than after the training.
+    checkpoint.check_output(path, replace=options.update or path == options.checkpoint)
+    if resumed and options.update and report.is_complete(path, resumed, options.epochs):
+        print(f"{path} is trained on these photos already: nothing to do.")
+        return
+    state = resumed or checkpoint.new(options)
+    state.arguments = options.recorded()
+    world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
     try:
-        if resumed and options.evaluate:
-            evaluate(options, resumed)
-        elif resumed and options.update and report.is_complete(path, resumed, options.epochs):
-            print(f"{path} has learned from these photos already: nothing to do.")
-        else:
-            train(options, resumed)
+        train(options, state, world)
+        world.stop()
+        if world.rank == 0:
+            finish(options)
     except KeyboardInterrupt:
         hint = f"To go on after the last finished epoch:\n  {options.resume_command()}"
-        saved = path.exists() and path.stat().st_mtime_ns != other
-        raise KeyboardInterrupt(hint if saved else "") from None
+        raise KeyboardInterrupt(hint if state.history and path.exists() else "") from None
 
 
-def train(options: Options, resumed: Checkpoint | None) -> None:  # noqa: PLR0912, PLR0915  (a script)
-    """Train from the photos to the report."""
-    # Data
-    recipe, path = RECIPES[options.recipe], options.output
-    folder = report.report_folder(path)
-    world = World.start(options.device)
-    state = resumed or checkpoint.new(options)
-    budget = world.memory(options.cache * GB)
-    photos, val_photos = dataset.open_photos(
-        options.data_dir, state.photos, state.classes, budget=budget, device=world.device
-    )
-    writer = None
-    if options.tensorboard and world.rank == 0:
-        writer = report.summary_writer()(folder / "tensorboard")
-    state.photos = {"train": photos.names, "val": val_photos.names}
-    state.arguments = options.recorded()
+def train(options: Options, state: Checkpoint, world: World) -> None:
+    """Train from the photos to the checkpoint; after a resume, as if it had never stopped."""
+    recipe = RECIPES[options.recipe]
+    photos, val_photos = dataset.open_photos(options, state, world)
+    console.introduce(state, photos, val_photos, world)
 
-    # Model, loss, optimizer
+    # Model, criterion, optimizer, scheduler: the learning rate follows from the step
     torch.manual_seed(options.seed % 2**64)
-    build = Classifier if resumed or options.from_scratch else pretrained
-    model_without_ddp = build(len(state.classes))
-    model_without_ddp.to(memory_format=torch.channels_last).to(world.device)
-    model_without_ddp.freeze(recipe.frozen_stages)
+    build = Classifier if state.history or options.from_scratch else pretrained
+    model = build(len(state.classes)).freeze(recipe.frozen_stages)
+    model.to(memory_format=torch.channels_last).to(world.device)
     class_weights = photos.class_weights() if options.class_weights else None
     criterion = nn.CrossEntropyLoss(class_weights, reduction="sum").to(world.device)
-    optimizer = build_optimizer(model_without_ddp, recipe, options.lr)
-    scaler = world.grad_scaler(recipe.mixed_precision)
-
-    # Resume; the learning rate follows from the step
-    if resumed:
-        model_without_ddp.load_state_dict(state.last)
-        checkpoint.restore_optimizer(optimizer, state.optimizer)
-        if state.scaler:  # else it was on a device that needs none
-            scaler.load_state_dict(state.scaler)
+    optimizer = SGD(model.parameter_groups(options.lr, recipe.head_lr), momentum=MOMENTUM)
+    state.restore(model, optimizer, world.scaler)  # a new run has nothing to restore
     steps = math.ceil(len(photos) / options.batch_size)  # per epoch
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: recipe.lr_scale(step / steps, options.epochs),
-        last_epoch=state.epoch * steps - 1,
+    scheduler = LambdaLR(
+        optimizer, lambda n: recipe.lr_scale(n / steps, options.epochs), state.epoch * steps - 1
     )
-    model = world.parallel(model_without_ddp)
-    if world.rank == 0:
-        report.page(path).unlink(missing_ok=True)  # that of the epochs before
-        file = report.write_skipped(folder, dataset.skipped(photos, val_photos), options.checkpoint)
-        console.introduce(state, photos, val_photos, str(world), file)
+    ddp_model = world.parallel(model)
+    val_frozen = cache_frozen_outputs(model, val_photos, world)
 
-    # Training
-    first = 0 if recipe.linear_probe and not state.history else state.epoch + 1
-    total, done = options.epochs * steps, state.epoch * steps
-    disable = True if world.rank else None  # None: unless on a terminal
-    best_logits = val_frozen = compared = None
-    with tqdm(total=total, initial=done, unit="step", disable=disable) as bar:
-        if recipe.frozen_stages and val_photos.in_memory is not None:
-            bar.set_description("frozen stages")
-            val_frozen = list(frozen_outputs(model_without_ddp, val_photos, world, recipe))
-        for epoch in range(first, options.epochs + 1):
-            started = time.perf_counter()
-            bar.set_description(f"epoch {epoch}/{options.epochs}" if epoch else "linear probe")
-            if epoch == 0:
-                features, _ = predict(model_without_ddp, photos, world, recipe)
-                logits = model_without_ddp.fit_linear_probe(features, photos.labels, class_weights)
-                loss, accuracy = metrics.loss_and_accuracy(logits, photos.labels)
-            else:
-                loss, accuracy = train_one_epoch(
-                    *(model, criterion, optimizer, scheduler, scaler),
-                    *(photos, epoch, options, world, bar),
-                )
-            val_features, logits = predict(
-                model_without_ddp, val_photos, world, recipe, frozen=val_frozen
+    # Epoch 0 fits the head alone; the others train all stages that aren't frozen
+    for epoch in range(state.next_epoch, options.epochs + 1):
+        started = time.perf_counter()
+        if epoch == 0:
+            features, _ = evaluate(model, photos, world)
+            loss, accuracy = fit_linear_probe(model, features, photos.labels, class_weights)
+        else:
+            ddp_model.train(not recipe.frozen_statistics)
+            loss, accuracy = train_one_epoch(
+                model=ddp_model,
+                batches=training_batches(photos, epoch, options, world),
+                criterion=criterion,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                world=world,
             )
-            if epoch == 0:
-                compared = torch.cat([features, val_features])
-            val_loss, val_accuracy = metrics.loss_and_accuracy(logits, val_photos.labels)
-            row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
-            row |= {"val_loss": val_loss, "val_accuracy": val_accuracy}
-            row["seconds"] = time.perf_counter() - started
-            state.add_epoch(row, model_without_ddp, optimizer, scaler)
-            best_logits = logits if state.best_row is row else best_logits
-            if world.rank == 0:
-                checkpoint.save(path, state)
-                report.write_history(path, state.history, writer)
-                bar.write(console.format_epoch(state))
-    world.stop()
-
-    # Report
-    if world.rank == 0:
-        if resumed and (not path.exists() or checkpoint.load(path).arguments != state.arguments):
-            checkpoint.save(path, state)  # no epoch was left, but --output or --data-dir changed
-        best, alone = load_best(state, world), World(world.device)
-        if best_logits is None:  # the best epoch was before this run
-            _, best_logits = predict(best, val_photos, alone, recipe)
-        if compared is None:  # so was the linear probe, or there is none
-            both = [predict(best, part, alone, recipe) for part in (photos, val_photos)]
-            compared = torch.cat([features for features, _ in both])
-        report.write_history(path, state.history)
-        found = label_check.find(compared, photos, val_photos)
-        measured = report.write_report(
-            path, state, best, val_photos, best_logits, suspicious=found, on=str(world)
-        )
-        finish(options, state, measured)
+        val_features, val_logits = evaluate(model, val_photos, world, frozen=val_frozen)
+        if epoch == 0:
+            state.features = torch.cat([features, val_features])
+        state.add_epoch(epoch, (loss, accuracy), val_logits, val_photos.labels, started)
+        state.keep(model, optimizer, world.scaler)  # as the last epoch; as the best, if it is
+        checkpoint.save(options.output, state, world.rank)
+        world.print(console.format_epoch(state))
+    if not recipe.linear_probe:  # the report compares the best epoch's features
+        model.load_state_dict(state.best)
+        parts = [evaluate(model, part, world)[0] for part in (photos, val_photos)]
+        state.features = torch.cat(parts)
+    checkpoint.save(options.output, state, world.rank)
 
 
-def train_one_epoch(  # noqa: PLR0917  (as in PyTorch's examples)
+def fit_linear_probe(
+    model: Classifier, features: Tensor, targets: Tensor, class_weights: Tensor | None
+) -> tuple[float, float]:
+    """Fit the head to features, N×512; return the mean loss and the accuracy.
+
+    Fine-tuning from there distorts the features less (Kumar et al. 2022, "Fine-Tuning can Distort
+    Pretrained Features").
+    """
+    head = fit_head(features, targets, model.resnet.fc.out_features, class_weights)
+    model.resnet.fc.load_state_dict(head.state_dict())
+    return metrics.loss_and_accuracy(head(features), targets)
+
+
+def train_one_epoch(
+    *,
     model: nn.Module,
+    batches: Iterable[Batch],
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler,
-    photos: Photos,
-    epoch: int,
-    options: Options,
+    scheduler: LambdaLR,
     world: World,
-    bar: "tqdm[Any]",
 ) -> tuple[float, float]:
-    """Train on all photos once; return the mean loss and the accuracy, with augmentation."""
-    recipe = RECIPES[options.recipe]
-    model.train(not recipe.frozen_statistics)
-    generator = augment.generator(options.seed, epoch)
-    # Indices are on the device too: it would wait for each that came from the CPU.
-    order = torch.randperm(len(photos), generator=generator).to(world.device)
-    batches = order.split(options.batch_size)
-    crops = augment.random_crops(photos.aspects, recipe.smallest_crop, generator).to(world.device)
-    labels = photos.labels.to(world.device)
-    # If the last batch has no photo for a process, it computes one with no weight.
-    shares = [world.share(batch) for batch in batches]
-    plan = [
-        share if len(share) else batch[:1] for share, batch in zip(shares, batches, strict=True)
-    ]
+    """Train on each batch once; return the mean loss and the accuracy, with augmentation."""
     sums = torch.zeros(2, device=world.device)  # of the losses, and of correct predictions
-    for step, whole in enumerate(photos.batches(plan, world.device)):
-        targets, weight = labels[plan[step]], len(shares[step]) > 0
-        cropped = augment.crop(whole, crops[plan[step]], recipe.crop)
-        with world.autocast(recipe.mixed_precision):
-            logits = model(cropped)
-        loss = weight * criterion(logits.float(), targets)
+    count = 0
+    for batch in batches:
+        with world.autocast():
+            logits = model(batch.photos)
+        loss = batch.weight * criterion(logits.float(), batch.targets)
         # DDP averages gradients over the processes; scaled like this, that is the batch's mean.
         optimizer.zero_grad()
-        scaler.scale(loss * world.world_size / len(batches[step])).backward()
-        scaler.step(optimizer)
-        scaler.update()
+        world.scaler.scale(loss * world.world_size / batch.size).backward()
+        world.scaler.step(optimizer)
+        world.scaler.update()
         scheduler.step()
-        sums += torch.stack([loss.detach(), weight * (logits.argmax(1) == targets).sum()])
-        bar.update()
+        correct = batch.weight * (logits.argmax(1) == batch.targets).sum()
+        sums += torch.stack([loss.detach(), correct])
+        count += batch.size
     world.share_statistics(model)
-    loss_sum, correct = world.sum(sums).tolist()  # only now, it waits for the device
-    return loss_sum / len(photos), correct / len(photos)
+    loss_sum, correct_sum = world.sum(sums).tolist()  # only now, it waits for the device
+    return loss_sum / count, correct_sum / count
 
 
-def build_optimizer(model: Classifier, recipe: Recipe, lr: float) -> torch.optim.SGD:
-    """Return the optimizer of the body's and the head's parameters."""
-    head = list(model.resnet.fc.parameters())
-    body = [p for name, p in model.resnet.named_parameters() if not name.startswith("fc.")]
-    rates = ((body, lr), (head, lr * recipe.head_lr))
-    groups = [
-        {"params": [p for p in parameters if p.requires_grad], "lr": rate, "initial_lr": rate}
-        for parameters, rate in rates
-    ]
-    return torch.optim.SGD(groups, momentum=MOMENTUM)
-
-
-def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> None:
-    """Print the result and the next command, and pack it if wanted."""
+def finish(options: Options) -> None:
+    """Write the report, print the result and the next command; pack the checkpoint if wanted."""
     path = options.output
+    state, measured = report.write(path)
     print(f"\nbest validation accuracy {console.format_best(state, measured['accuracy'])}")
     print(f"report: {report.page(path)}\ncheckpoint: {path}")
     if not console.wants_bento(options.save_to_bento):
@@ -243,4 +181,4 @@ def finish(options: Options, state: Checkpoint, measured: dict[str, Any]) -> Non
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # for logs
-    main(GIVEN)
+    main(ARGS)

@@ -3,6 +3,7 @@
 python -m simplestack check-port            fail if another program listens on $PORT
 python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
 python -m simplestack fetch-weights         download the ImageNet weights
+python -m simplestack report CHECKPOINT     write the report of a training again
 python -m simplestack saved-path [NAME]     print where the latest Bento is
 python -m simplestack tag CHECKPOINT        print the tag of the Bento packed from it
 """
@@ -30,6 +31,11 @@ def main(arguments: list[str]) -> None:
             sample.write(Path(folder), sample.COUNTS)
         case ["fetch-weights"]:
             fetch_weights()
+        case ["report", path]:
+            from simplestack.report import report  # noqa: PLC0415  (imports PyTorch: seconds)
+
+            report.write(Path(path))
+            print(f"report: {report.page(Path(path))}")
         case ["saved-path", *name]:
             print(bentos.latest(*name[:1]).path)
         case ["tag", checkpoint]:
@@ -41,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
 def fetch_weights() -> None:
     """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    from simplestack.training import model  # noqa: PLC0415  # takes seconds
+    from simplestack.training import model  # noqa: PLC0415  (as above)
 
     try:
         model.pretrained(2)

@@ -10,19 +10,23 @@ from typing import BinaryIO, TypeVar
 
 from simplestack.serving.cgroup import cores
 
+MAX_IN_FLIGHT = 64  # items, read ahead
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield what a function returns for each item, in order, with few results in memory."""
+    """Yield the result of a function for each item, in order, with few results in memory."""
     in_flight: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(cores() + 4) as pool:
+    pool = ThreadPoolExecutor(cores() + 4)
+    try:
         for item in items:
             in_flight.append(pool.submit(function, item))
-            if len(in_flight) > 4 * cores():
+            if len(in_flight) > MAX_IN_FLIGHT:
                 yield in_flight.popleft().result()
         yield from (future.result() for future in in_flight)
+    finally:  # also after an error, or if the caller stops early
+        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

@@ -37,8 +37,11 @@ def chart(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     }
     served = x[history.index(checkpoint.best_row)]
     return {
-        **{"name": name, "curves": curves, "served": served},
-        **{"epochs": (epochs[0], epochs[-1]), "range": (low, high)},
+        "name": name,
+        "curves": curves,
+        "served": served,
+        "epochs": (epochs[0], epochs[-1]),
+        "range": (low, high),
     }
 
 
@@ -55,9 +58,9 @@ def worst_photos(
         return []
     photos = torch.stack([val[i] for i in worst])
     with torch.inference_mode():
-        maps = model.explain(photos.to(model.mean.device))[1].cpu()
+        maps = model.explain(photos)[1]
     figures = []
-    for i, photo, cams in zip(worst, photos.cpu(), maps, strict=True):
+    for i, photo, cams in zip(worst, photos, maps, strict=True):
         label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
         verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
         figures.append(

@@ -1,5 +1,6 @@
 """Photos to look at again: those that may have the wrong label, and near-duplicates."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from simplestack.report.figures import jpeg
+from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import fit_head
 
@@ -26,16 +28,17 @@ class Comparison(NamedTuple):
     total: int  # of all near-duplicates
 
 
-def find(features: Tensor, *parts: Photos) -> dict[str, Any]:
-    """Return captions and images of suspicious photos, given the inputs of the head, N×512.
+def find(state: Checkpoint, data_dir: Path) -> dict[str, Any]:
+    """Return captions and images of suspicious photos, by the features in a checkpoint.
 
-    `parts` has the same N photos, in the same order, for training and for validation.
+    The keys: `photos` and `compared` are numbers of photos; `wrong` and `near` those of wrong
+    labels and pairs of near-duplicates, of which `wrong_labels` and `near_duplicates` are shown.
     """
-    classes, names = parts[0].classes, [name for photos in parts for name in photos.names]
+    classes, names = state.classes, state.photos["train"] + state.photos["val"]
     some = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:MOST].sort()[0]
-    photos = Photos(parts[0].data_dir, [names[i] for i in some], classes, whole=False)
-    compared = compare(features[some])
-    probabilities = cross_validate(features[some], photos.labels, len(classes))
+    photos = Photos(data_dir, [names[i] for i in some], classes, whole=False)
+    compared = compare(state.features[some])
+    probabilities = cross_validate(state.features[some], photos.labels, len(classes))
 
     def figure(caption: str, *indices: int) -> dict[str, Any]:
         return {"caption": caption, "images": [jpeg(np.asarray(photos[i])) for i in indices]}
@@ -95,10 +98,10 @@ def cross_validate(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def wrong_labels(neighbours: Tensor, labels: Tensor, probabilities: Tensor) -> list[int]:
-    """Return the photos whose label is doubted by both, by most of their neighbours and by a head.
+    """Return photos whose label both most neighbours and the cross-validated probe contradict.
 
     `neighbours` are N×K indices, `probabilities` N×C. Those whose label is the least probable come
-    first. A class with too few photos to be most of somebody's neighbours is not judged.
+    first. A class with too few photos to be most of a photo's neighbours is not judged.
     """
     of_label = probabilities.gather(1, labels[:, None])[:, 0]
     others = (labels[neighbours] != labels[:, None]).float().mean(1)

@@ -5,12 +5,12 @@ import math
 import pickle
 import platform
 import tempfile
+import time
 from argparse import Namespace
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ from simplestack.files import write_atomically
 from simplestack.serving import images
 from simplestack.serving.errors import StackError, printable
 from simplestack.training import folders, model
+from simplestack.training.metrics import loss_and_accuracy
 from simplestack.training.options import Options, command
+from simplestack.training.recipes import RECIPES
 
-FORMAT = 4
+FORMAT = 5
 SUFFIX = ".ckpt"
 PICKLES = (b"PK", b"\x80")  # how PyTorch's archives and plain pickles begin
 PREPROCESSING = {
@@ -32,26 +34,35 @@ PREPROCESSING = {
 }
 
 
-@pydantic.with_config(arbitrary_types_allowed=True, revalidate_instances="always")
+class OtherVersionError(StackError):
+    """A checkpoint was written by another version of train.py."""
+
+
 @dataclass
 class Checkpoint:
-    """A training run after some epoch: all that is needed to resume or to serve it.
+    """A training run after some epoch: all that is needed to resume, report or serve it.
 
     Random state, order of the photos and learning rate are not stored: they follow from
     `arguments` and the epoch.
     """
 
     classes: list[str]
-    photos: dict[str, list[str]]  # "train" and "val", as paths below arguments["data_dir"]
+    photos: folders.Names  # paths below arguments["data_dir"]
     arguments: dict[str, Any]
-    notice: str  # the disclaimer: what to know before trusting the model; "" if nothing
+    disclaimer: str  # shown with every answer, such as "trained on drawn pictures"; "" if none
     versions: dict[str, str]
     sizes: dict[str, int] = field(default_factory=dict)  # in bytes, of all photos that were found
+    skipped: list[str] = field(default_factory=list)  # "path: reason" of each file that isn't used
+    device: str = ""  # of the last epoch
     last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
     best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)  # of gradients in float16; {} without
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    val_logits: Tensor = field(default_factory=lambda: torch.zeros(0))  # best epoch, N×C float32
+    # Inputs of the head for the training, then the validation photos, N×512 float32: before
+    # fine-tuning, or, at the end of a recipe without linear probe, of the best epoch.
+    features: Tensor = field(default_factory=lambda: torch.zeros(0))
     architecture: str = "resnet18"
     preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
     format: int = FORMAT
@@ -62,13 +73,19 @@ class Checkpoint:
         return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
+    def next_epoch(self) -> int:
+        """The epoch to train now; 0 is the linear probe, if the recipe has one."""
+        probe = RECIPES[self.arguments["recipe"]].linear_probe
+        return 0 if probe and not self.history else self.epoch + 1
+
+    @property
     def best_row(self) -> dict[str, float]:
         """The row of the best epoch: by validation accuracy, among equals by validation loss."""
         return max(self.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
     @property
     def best_epoch(self) -> int:
-        """The best epoch."""
+        """The epoch with the weights that are served."""
         return int(self.best_row["epoch"])
 
     @property
@@ -78,63 +95,92 @@ class Checkpoint:
 
     def add_epoch(
         self,
-        row: dict[str, float],
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
+        epoch: int,
+        training: tuple[float, float],
+        val_logits: Tensor,
+        val_labels: Tensor,
+        started: float,
     ) -> None:
-        """Take over the state after an epoch, and keep its weights if it is the best so far.
+        """Add an epoch to the history, with its validation loss and accuracy, and its seconds.
 
-        Raises StackError if a loss is no longer finite, as the weights are worthless then.
+        `training` is its loss and accuracy in training, `started` its time.perf_counter(). Raises
+        StackError if a loss isn't finite: the weights are worthless then.
         """
-        if not math.isfinite(row["loss"] + row["val_loss"]):
+        (loss, accuracy), seconds = training, time.perf_counter() - started
+        val_loss, val_accuracy = loss_and_accuracy(val_logits, val_labels)
+        if not math.isfinite(loss + val_loss):
             raise StackError(
-                f"the loss of epoch {row['epoch']} isn't finite: the learning rate"
+                f"the loss of epoch {epoch} isn't finite: the learning rate"
                 f" {self.arguments['lr']:g} is too high, start again with a smaller --lr; the"
                 " checkpoint of the epoch before, if there is one, is untouched"
             )
+        row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
+        row |= {"val_loss": val_loss, "val_accuracy": val_accuracy, "seconds": seconds}
         self.history.append(row)
-        self.last = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         if self.best_row is row:
-            self.best = self.last
+            self.val_logits = val_logits
+
+    def keep(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
+        """Keep the state after the last epoch; its weights also as the best, if they are."""
+        self.last = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         self.optimizer, self.scaler = optimizer.state_dict(), scaler.state_dict()
+        if self.best_row is self.history[-1]:
+            self.best = self.last
 
-
-ARGUMENTS = {
-    **{"data_dir": str, "epochs": int, "recipe": str, "batch_size": int},
-    **{"lr": float, "seed": int, "from_scratch": bool, "class_weights": bool},
-}
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
+        """Load the state after the last epoch, if there is one. Raises StackError if it can't."""
+        if not self.history:
+            return
+        try:
+            model.load_state_dict(self.last)
+            optimizer.load_state_dict(self.optimizer)
+            if self.scaler:  # else it was on a device that needs none
+                scaler.load_state_dict(self.scaler)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StackError(
+                "the checkpoint is damaged: use another one, or train again with `python train.py`"
+            ) from error
 
 
 def new(options: Options) -> Checkpoint:
     """Return the checkpoint of a run that has not begun."""
-    classes = folders.find_classes(options.data_dir)
-    photos = folders.find_photos(options.data_dir, classes, options.seed)
+    folder = folders.scan(options.data_dir)
     return Checkpoint(
-        classes=classes,
-        photos=photos,
-        sizes=folders.sizes(options.data_dir, photos["train"] + photos["val"]),
+        classes=folder.classes(),
+        photos=folders.split_photos(folder, options.seed),
+        sizes=folder.sizes,
+        skipped=folder.unexpected,
         arguments=options.recorded(),
-        notice=folders.disclaimer(options.data_dir, options.from_scratch),
+        disclaimer=folders.disclaimer(options.data_dir, options.from_scratch),
         versions=versions(),
     )
 
 
-def resume(given: Namespace) -> Checkpoint | None:
-    """Return the run to go on with, given the command line; None for a new one.
+def resume(args: Namespace) -> Checkpoint | None:
+    """Return the checkpoint to resume, given the command line; None for a new run.
 
-    A new one instead of another is given that one's arguments, too. Raises StackError if its photos
-    have changed, unless it may be trained anew.
+    With --update, changed photos start a new run with the recorded arguments. Raises StackError if
+    photos have changed otherwise.
     """
-    update = "update" in given and given.output.exists()
-    if not update and "checkpoint" not in given:
+    update = "update" in args and args.output.exists()
+    if not update and "checkpoint" not in args:
         return None
-    path = given.output if update else given.checkpoint
-    state = load(path)
-    if "evaluate" in given:
+    path = args.output if update else args.checkpoint
+    try:
+        state = load(path)
+    except OtherVersionError:
+        if not update:
+            raise
+        print(f"{printable(str(path))} is of another version of train.py. Training anew.")
+        return None
+    if "evaluate" in args:
         return state
-    data_dir = getattr(given, "data_dir", Path(state.arguments["data_dir"]))
-    changed = folders.changes(data_dir, state.classes, state.sizes)
+    data_dir = getattr(args, "data_dir", Path(state.arguments["data_dir"]))
+    changed = folders.changes(folders.scan(data_dir), state.classes, state.sizes)
     if changed and not update:
         raise StackError(
             f"{data_dir} has changed since {path} was trained ({changed}): to train anew on what is"
@@ -142,9 +188,9 @@ def resume(given: Namespace) -> Checkpoint | None:
         )
     if changed:
         print(f"{printable(f'{data_dir} has changed: {changed}')}. Training anew.")
-        vars(given).update({**state.arguments, **vars(given)})
+        vars(args).update({**state.arguments, **vars(args)})
         return None
-    given.checkpoint = path
+    args.checkpoint = path
     return state
 
 
@@ -175,8 +221,13 @@ def check_output(path: Path, *, replace: bool) -> None:
         ) from error
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at `path`. Raises OSError if it can't; the old one then stays."""
+def save(path: Path, checkpoint: Checkpoint, rank: int = 0) -> None:
+    """Replace the checkpoint at `path`, in the process of rank 0 only.
+
+    Raises OSError if that fails; the old one then stays.
+    """
+    if rank:
+        return
     buffer = io.BytesIO()  # torch reports a failed write, and even Ctrl-C, as a RuntimeError
     torch.save(vars(checkpoint), buffer)
     with write_atomically(path) as file:
@@ -188,11 +239,11 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise StackError(f"there is no checkpoint {path}: `python train.py` makes one")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         with path.open("rb") as file:
             if not file.read(2).startswith(PICKLES):
-                raise StackError(f"{path} is not a checkpoint, whatever its name says") from error
+                raise StackError(f"{path} is not a checkpoint") from error
         raise StackError(
             f"{path} holds pickled Python objects, as the 2020 tutorial's checkpoints do. Loading"
             " them could run any code, so they are not read: train again with `python train.py`"
@@ -202,79 +253,17 @@ def load(path: Path) -> Checkpoint:
             f"{path} is damaged or not a checkpoint ({type(error).__name__}): use another one, or"
             " train again with `python train.py`"
         ) from error
-    names = {item.name for item in fields(Checkpoint)}
-    if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != names:
-        raise StackError(
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise OtherVersionError(
             f"{path} is not a checkpoint of this version of train.py: use one that is, or move it"
             " away and train again with `python train.py`"
         )
-    if state["preprocessing"] != PREPROCESSING:
+    if values["preprocessing"] != PREPROCESSING:
         raise StackError(
-            f"{path} was trained with other preprocessing ({state['preprocessing']}) than today's"
+            f"{path} was trained with other preprocessing ({values['preprocessing']}) than today's"
             f" ({PREPROCESSING}): train again with `python train.py`"
         )
-    checkpoint = Checkpoint(**state)
-    if not is_whole(checkpoint):
-        raise StackError(
-            f"{path} is damaged: use another checkpoint, or train again with `python train.py`"
-        )
-    return checkpoint
-
-
-def is_whole(checkpoint: Checkpoint) -> bool:
-    """Return whether values have the types, and weights the shapes, that training gives them."""
-    try:
-        pydantic.TypeAdapter(Checkpoint).validate_python(checkpoint, strict=True)
-    except pydantic.ValidationError:
-        return False
-    photos = checkpoint.photos
-    labels = {
-        folders.class_of(name, checkpoint.classes) for names in photos.values() for name in names
-    }
-    with torch.device("meta"):
-        expected = model.Classifier(len(checkpoint.classes)).state_dict()
-    return (
-        {name: type(value) for name, value in checkpoint.arguments.items()} == ARGUMENTS
-        and all(photos.get(split) for split in ("train", "val"))
-        and labels <= set(checkpoint.classes)
-        and bool(checkpoint.history)
-        and all(
-            math.isfinite(row.get(name, math.nan))
-            for row in checkpoint.history
-            for name in ("epoch", "val_accuracy", "val_loss")
-        )
-        and all(_fits(weights, expected) for weights in (checkpoint.last, checkpoint.best))
-        and all(bool(value.isfinite().all()) for value in checkpoint.best.values())
-    )
-
-
-def _fits(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return weights.keys() == expected.keys() and all(
-        value.shape == expected[name].shape and value.dtype == expected[name].dtype
-        for name, value in weights.items()
-    )
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a checkpoint's state into an optimizer. Raises StackError if it is damaged."""
-
-    def kinds(groups: list[dict[str, Any]]) -> list[dict[str, type]]:
-        return [{name: type(value) for name, value in group.items()} for group in groups]
-
-    expected = kinds(optimizer.param_groups)
-    try:
-        optimizer.load_state_dict(state)
-        whole = kinds(optimizer.param_groups) == expected and all(
-            buffer.shape == parameter.shape
-            for parameter, buffers in optimizer.state.items()
-            for buffer in buffers.values()
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise StackError(
-            "the optimizer's state in the checkpoint is damaged: train again with `python train.py`"
-        )
+    return Checkpoint(**values)
 
 
 def newest(folder: Path) -> Path:

@@ -1,32 +1,30 @@
-"""What train.py prints, and asks."""
+"""The lines that train.py prints, and its question."""
 
 import sys
-from pathlib import Path
 
 from simplestack.serving.errors import printable
 from simplestack.training import dataset
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
+from simplestack.training.distributed import World
 from simplestack.training.metrics import format_accuracy
 from simplestack.training.model import foreign_weights
 
 
-def introduce(
-    state: Checkpoint, photos: Photos, val: Photos, on: str, skipped: Path | None
-) -> None:
-    """Print what is known before the first epoch; the file `skipped` lists what isn't used."""
-    warnings = dataset.warnings(photos, val)
-    if skipped:
-        warnings.append(f"all that is skipped, with the reasons: {skipped}")
+def introduce(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
+    """Print the warnings, the numbers of photos and the device before the first epoch."""
+    if world.rank:
+        return
+    warnings = dataset.warnings(photos, val, state.skipped)
     if not state.history and not state.arguments["from_scratch"]:
         warnings += filter(None, [foreign_weights()])
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if state.notice:
-        print(f"note: {printable(state.notice)}", file=sys.stderr)
+    if state.disclaimer:
+        print(f"note: {printable(state.disclaimer)}", file=sys.stderr)
     print(
         f"{len(photos)} training photos, {len(val)} validation photos;"
-        f" {printable(', '.join(state.classes))}; on {on}"
+        f" {printable(', '.join(state.classes))}; on {world}"
     )
     if state.history:
         print(
@@ -49,13 +47,13 @@ def format_epoch(state: Checkpoint) -> str:
 
 
 def format_best(state: Checkpoint, accuracy: float) -> str:
-    """Return the best epoch's validation accuracy, as it was measured, and which epoch that is."""
+    """Return the best epoch's validation accuracy, 0 to 1, as text, and the name of the epoch."""
     photos = len(state.photos["val"])
     return f"{format_accuracy(accuracy, photos)}, {name_epoch(state.best_epoch, state.epoch)}"
 
 
 def name_epoch(epoch: int, epochs: int) -> str:
-    """Return what an epoch, of so many, is called: the linear probe is no epoch to a reader."""
+    """Return the name of one of so many epochs: the linear probe is no epoch to a reader."""
     if epoch:
         return f"epoch {epoch} of {epochs}"
     return "the linear probe (before epoch 1)" if epochs else "the linear probe"

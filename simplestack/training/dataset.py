@@ -1,41 +1,42 @@
 """Photos as a PyTorch dataset: read once, checked, and kept in memory if they fit."""
 
-import contextlib
 import hashlib
-import os
-import signal
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from simplestack.files import map_in_threads
 from simplestack.serving import images
-from simplestack.serving.cgroup import cores
 from simplestack.serving.errors import StackError
-from simplestack.training.folders import MAX_NAMED, Names, class_of, unexpected_files
+from simplestack.training import augment
+from simplestack.training.checkpoint import Checkpoint
+from simplestack.training.distributed import World
+from simplestack.training.folders import MAX_NAMED, class_of
+from simplestack.training.options import Options
+from simplestack.training.recipes import RECIPES
 
 SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
 MIN_SIDE, MAX_SIDE = 16, 18_000  # pixels; anything smaller or larger is no photo
-EXAMPLES = 3  # of what is skipped, in a warning: skipped.txt lists all
+EXAMPLES = 3  # skipped files in a warning: the report lists all
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
-MAX_WORKERS = 8  # processes that read photos
+GB = 1e9  # bytes
 EVALUATED = 1e9  # bytes of photos in memory: of more, each is read twice
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Read(NamedTuple):
-    """What a file holds."""
+class DecodedPhoto(NamedTuple):
+    """A decoded photo."""
 
     pixels: Tensor  # S×S×3 uint8
     aspect: float  # the photo's width by its height
-    sha256: str
+    sha256: str  # of the file
 
 
 class Photos(Dataset[Tensor]):
@@ -49,7 +50,7 @@ class Photos(Dataset[Tensor]):
         self.data_dir, self.classes, self.whole = data_dir, classes, whole
         self.side = SIDE if whole else images.CROP
         self.in_memory: Tensor | None = None  # N×S×S×3
-        self.broken: list[str] = []  # error messages
+        self.broken: list[str] = []  # "path: reason"
         self.aspects = torch.ones(len(names))
         self.sha256: list[str] = []
         self._set_names(names)
@@ -66,12 +67,12 @@ class Photos(Dataset[Tensor]):
 
     @property
     def paths(self) -> list[Path]:
-        """The files."""
+        """The files of the photos."""
         return [self.data_dir / name for name in self.names]
 
     @property
     def nbytes(self) -> int:
-        """What all photos take in memory, in bytes."""
+        """The memory that all decoded photos take, in bytes."""
         return len(self) * 3 * self.side**2
 
     def __len__(self) -> int:
@@ -81,14 +82,7 @@ class Photos(Dataset[Tensor]):
         """Read a photo, S×S×3 uint8. Raises StackError if it can't be used."""
         return self.read(self.names[index]).pixels
 
-    def __getitems__(self, indices: list[int]) -> Tensor | StackError:
-        """Read a batch, n×S×S×3 uint8, or return an error: PyTorch adds a traceback to others."""
-        try:
-            return torch.stack([self[index] for index in indices])
-        except StackError as error:
-            return error
-
-    def read(self, name: str) -> Read:
+    def read(self, name: str) -> DecodedPhoto:
         """Read a file. Raises StackError if it is no usable photo."""
         path = self.data_dir / name
         try:
@@ -107,9 +101,9 @@ class Photos(Dataset[Tensor]):
                 array, aspect = np.array(images.to_array(image)), 1.0
         except (StackError, OSError) as error:
             raise StackError(f"{path}: {error}") from error
-        return Read(torch.from_numpy(array), aspect, hashlib.sha256(data).hexdigest())
+        return DecodedPhoto(torch.from_numpy(array), aspect, hashlib.sha256(data).hexdigest())
 
-    def load(self, budget: float, device: torch.device, bar: "tqdm[Any]") -> None:
+    def load(self, budget: float, device: torch.device) -> None:
         """Read every photo once, in threads, and drop broken ones.
 
         They are kept, on `device`, if all of them take at most `budget` bytes.
@@ -118,90 +112,57 @@ class Photos(Dataset[Tensor]):
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
         names: list[str] = []
         aspects: list[float] = []
-        for name, result in zip(self.names, map_in_threads(self._try, self.names), strict=True):
-            bar.update()
-            if isinstance(result, StackError):
-                self.broken.append(str(result))
+        split = "training" if self.whole else "validation"
+        bar = tqdm(
+            self.names, desc=f"reading {split} photos", unit="photo", leave=False, disable=None
+        )
+        for name, photo in zip(bar, map_in_threads(self._try, self.names), strict=True):
+            if isinstance(photo, StackError):
+                self.broken.append(str(photo))
                 continue
             if pixels is not None:
-                pixels[len(names)] = result.pixels
+                pixels[len(names)] = photo.pixels
             names.append(name)
-            aspects.append(result.aspect)
-            self.sha256.append(result.sha256)
+            aspects.append(photo.aspect)
+            self.sha256.append(photo.sha256)
         self._set_names(names)
         self.aspects = torch.tensor(aspects)
         self.in_memory = None if pixels is None else pixels[: len(names)].to(device)
 
-    def _try(self, name: str) -> Read | StackError:
+    def _try(self, name: str) -> DecodedPhoto | StackError:
         try:
             return self.read(name)
         except StackError as error:
             return error
 
     def batches(self, plan: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """Return an iterator over batches, n×S×S×3 uint8, on the device.
+        """Yield batches, n×S×S×3 uint8, on the device; `plan` has the indices of each.
 
-        `plan` has the indices of each, on the device. Processes read ahead unless all photos are
-        in memory.
+        Threads read ahead unless all photos are in memory. Raises StackError if one can't be used.
         """
         if self.in_memory is not None:
-            pixels = self.in_memory
-            return (pixels[batch] for batch in plan)
-        loader = DataLoader(
-            self,
-            batch_sampler=[batch.tolist() for batch in plan],
-            num_workers=min(MAX_WORKERS, cores()),
-            pin_memory=device.type == "cuda",
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_group,
-        )
-        with held_signals():
-            batches = iter(loader)
-        return (_checked(batch).to(device, non_blocking=True) for batch in batches)
+            yield from (self.in_memory[batch] for batch in plan)
+            return
+        indices = (index for batch in plan for index in batch.tolist())
+        photos = map_in_threads(self.__getitem__, indices)
+        for batch in plan:
+            yield torch.stack(list(itertools.islice(photos, len(batch)))).to(device)
 
 
-@contextlib.contextmanager
-def held_signals() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back: while Python forks, it would drop their exception."""
-    received: list[int] = []
-    handlers = {
-        s: signal.signal(s, lambda number, _: received.append(number)) for s in STOP_SIGNALS
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _checked(batch: Tensor | StackError) -> Tensor:
-    if isinstance(batch, StackError):
-        raise batch
-    return batch
-
-
-def _leave_group(_: int) -> None:
-    """Leave Ctrl-C and signals to the group to the main process, which then ends its workers."""
-    os.setpgrp()
-
-
-def open_photos(
-    data_dir: Path, names: Names, classes: list[str], *, budget: float, device: torch.device
-) -> tuple[Photos, Photos]:
+def open_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
     """Read all photos once; return those for training and those for validation.
 
-    At most `budget` bytes are kept in memory, on `device`. Raises StackError if no photo of a class
-    can be used.
+    Those that can't be used go from the checkpoint's `photos` to `skipped`. The others are kept in
+    memory, on the device, if all of a split fit. Raises StackError if a class has none left.
     """
-    train = Photos(data_dir, names["train"], classes, whole=True)
-    val = Photos(data_dir, names["val"], classes, whole=False)
-    load_all(val, train, budget=budget, device=device)
+    data_dir, classes, budget = options.data_dir, state.classes, world.memory(options.cache * GB)
+    train = Photos(data_dir, state.photos["train"], classes, whole=True)
+    val = Photos(data_dir, state.photos["val"], classes, whole=False)
+    val.load(budget, world.device)
+    train.load(budget - val.nbytes, world.device)
+    state.photos = {"train": train.names, "val": val.names}
+    state.skipped = train.broken + val.broken + state.skipped
+    state.device = str(world)
     for photos, purpose in ((train, "train on"), (val, "validate with")):
         for label, class_name in enumerate(classes):
             if label not in photos.labels:
@@ -212,42 +173,52 @@ def open_photos(
     return train, val
 
 
+class Batch(NamedTuple):
+    """A process's share of a batch."""
+
+    photos: Tensor  # n×S×S×3 float32, cropped
+    targets: Tensor  # n class indices
+    weight: int  # 0 if its only photo stands in for none
+    size: int  # photos of all processes together
+
+
+def training_batches(photos: Photos, epoch: int, options: Options, world: World) -> Iterator[Batch]:
+    """Yield this process's share of each batch of an epoch: in random order, cropped at random."""
+    recipe, generator = RECIPES[options.recipe], augment.generator(options.seed, epoch)
+    # Indices are on the device too: it would wait for each that came from the CPU.
+    order = torch.randperm(len(photos), generator=generator).to(world.device)
+    crops = augment.random_crops(photos.aspects, recipe.smallest_crop, generator).to(world.device)
+    targets = photos.labels.to(world.device)
+    batches = order.split(options.batch_size)
+    shares = [world.share(batch) for batch in batches]
+    pairs = list(zip(shares, batches, strict=True))
+    # A process without a photo in the last batch takes one with weight 0, so that all step.
+    plan = [
+        share if len(share) else batch[:1] for share, batch in zip(shares, batches, strict=True)
+    ]
+    whole = photos.batches(plan, world.device)
+    bar = world.progress(whole, f"epoch {epoch}/{options.epochs}", len(plan))
+    for pixels, indices, (share, batch) in zip(bar, plan, pairs, strict=True):
+        cropped = augment.crop(pixels, crops[indices], recipe.crop)
+        yield Batch(cropped, targets[indices], len(share) > 0, len(batch))
+
+
 def open_labelled(
     data_dir: Path, names: list[str], classes: list[str], *, device: torch.device
 ) -> Photos:
     """Read photos to evaluate a model on, which are seen once. A class may have none."""
     photos = Photos(data_dir, names, classes, whole=False)
-    load_all(photos, budget=EVALUATED, device=device)
+    photos.load(EVALUATED, device)
     if not len(photos):
         raise StackError(f"none of the photos can be used: {_some(photos.broken)}")
     return photos
 
 
-def load_all(*parts: Photos, budget: float, device: torch.device) -> None:
-    """Read photos with a progress bar; at most `budget` bytes of them are kept in memory."""
-    total = sum(len(photos) for photos in parts)
-    with tqdm(total=total, desc="reading", unit="photo", leave=False, disable=None) as bar:
-        for photos in parts:
-            photos.load(budget, device, bar)
-            budget -= photos.nbytes
-
-
-def skipped(*parts: Photos) -> list[str]:
-    """Return all files of a folder that aren't used, with the reason: "path: reason"."""
-    reason = "not named like a photo"
-    unexpected = (Path(file) for file in unexpected_files(parts[0].data_dir))
-    lines = [f"{path}: {reason}" if path.exists() else str(path) for path in unexpected]
-    return lines + [line for photos in parts for line in photos.broken]
-
-
-def warnings(train: Photos, val: Photos) -> list[str]:
-    """Return what to know about the photos before trusting the result."""
+def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
+    """Return warnings about the photos; `skipped` has a line for each file that isn't used."""
     found = []
-    if unexpected := unexpected_files(train.data_dir):
-        count = _count(unexpected, "unexpected file")
-        found.append(f"{count} skipped, not named like photos: {_some(unexpected, EXAMPLES)}")
-    if broken := train.broken + val.broken:
-        found.append(f"{_count(broken, 'photo')} skipped: {_some(broken, EXAMPLES)}")
+    if skipped:
+        found.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, EXAMPLES)}")
     pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
     if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
         found.append(

@@ -1,36 +1,49 @@
 """Where a training runs: its device, fast numerics, and the processes that share the work."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from simplestack.serving.cgroup import cores
 from simplestack.serving.errors import StackError
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class World:
-    """This process: its device, and its rank among the processes that train together."""
+    """This process: its device and precision, and its rank among those that train together."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1  # processes, on all machines together
+    dtype: torch.dtype = torch.float32  # of the forward pass
+
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """The scaler that keeps small float16 gradients from vanishing; else a no-op."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @classmethod
-    def start(cls, device_name: str) -> Self:
+    def start(cls, device_name: str, mixed_precision: bool) -> Self:
         """Choose the device, and join the other processes if torchrun started this one.
 
-        Raises StackError if this machine has no such device.
+        The forward pass is in 16 bits if that is allowed and the device is faster with it. Raises
+        StackError if this machine has no such device.
         """
         device = choose_device(device_name)
+        dtype = precision(device) if mixed_precision else torch.float32
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
         if not dist.is_torchelastic_launched():
-            return cls(device)
+            return cls(device, dtype=dtype)
         backend = "gloo"
         if device.type == "cuda":
             local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -39,7 +52,7 @@ class World:
             if int(os.environ["LOCAL_WORLD_SIZE"]) <= gpus:  # nccl takes one process per GPU
                 backend = "nccl"
         dist.init_process_group(backend)
-        return cls(device, dist.get_rank(), dist.get_world_size())
+        return cls(device, dist.get_rank(), dist.get_world_size(), dtype)
 
     def stop(self) -> None:
         """Leave the other processes, if there are any."""
@@ -54,19 +67,20 @@ class World:
             name = f"{torch.get_num_threads()} CPU threads"
         return name if self.world_size == 1 else f"{self.world_size} processes of {name}"
 
-    def autocast(self, mixed_precision: bool) -> torch.autocast:
-        """Compute in 16 bits if the recipe wants it and the device is faster so, else in float32.
+    def progress(self, items: Iterable[Item], description: str, total: int) -> Iterable[Item]:
+        """Show on a terminal how far the first process is in its items, with an estimate."""
+        disable = True if self.rank else None  # None: unless on a terminal
+        return tqdm(items, description, total, leave=False, disable=disable)
 
-        That is bfloat16, or float16 on GPUs without it, whose gradients need a GradScaler.
-        """
-        dtype = precision(self.device) if mixed_precision else torch.float32
-        enabled = dtype != torch.float32
-        return torch.autocast(self.device.type, dtype if enabled else None, enabled=enabled)
+    def print(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.rank == 0:
+            print(text)
 
-    def grad_scaler(self, mixed_precision: bool) -> torch.amp.GradScaler:
-        """Return what keeps small gradients from vanishing in float16, and else does nothing."""
-        enabled = mixed_precision and precision(self.device) == torch.float16
-        return torch.amp.GradScaler(self.device.type, enabled=enabled)
+    def autocast(self) -> torch.autocast:
+        """Return the context of the forward pass."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
 
     def share(self, items: Tensor) -> Tensor:
         """Return this process's share of the items."""
@@ -79,7 +93,7 @@ class World:
         return tensor
 
     def share_statistics(self, model: nn.Module) -> None:
-        """Let all processes have the batch norm's statistics of the first, whose model is saved."""
+        """Copy the first process's batch norm statistics to all: its model is saved."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)

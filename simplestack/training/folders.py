@@ -4,8 +4,8 @@ import hashlib
 import itertools
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,7 +18,7 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif"),
     *(".tiff", ".ppm", ".pgm"),
 }
-IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # of systems, as is all that is hidden
+IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems, as hidden files are
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 VAL_SHARE = 0.2  # of the photos, about, held out if there is no val/
@@ -32,52 +32,89 @@ Names = dict[str, list[str]]
 """The photos of "train" and "val", as paths below the data folder with "/" in them."""
 
 
-def unexpected_files(data_dir: Path) -> list[str]:
-    """Return the files in the class folders that are not named like photos, or lead nowhere."""
-    roots = [class_folders(root) for root in root_folders(data_dir)]
-    folders = [paths for classes in roots for paths in classes.values()]
-    bar = tqdm(folders, desc="looking for other files", unit="class", leave=False, disable=None)
-    return [
-        str(path) if path.exists() else f"{path}, a link that leads nowhere"
-        for paths in bar
-        for path in files_in(paths)
-        if not is_photo(path)
-    ]
+@dataclass
+class Folder:
+    """What one walk through a data folder finds. Photos are named by their paths below it."""
 
+    path: Path
+    roots: list[Path]  # of the class folders: for training and validation, or `path` alone
+    photos: list[dict[str, list[str]]]  # for each root, the photos of each class, sorted
+    sizes: dict[str, int] = field(default_factory=dict)  # of each photo, in bytes
+    unexpected: list[str] = field(default_factory=list)  # "path: reason" of each other file
 
-def find_photos(data_dir: Path, classes: list[str], seed: int) -> Names:
-    """Find the training and validation photos. Raises StackError if a class has too few.
-
-    If data_dir has no folders for the two, `hold_out` chooses those for validation.
-    """
-    found = list_photos(data_dir, classes)
-    if len(next(iter(found.values()))) == 1:
-        alone = {name: parts[0] for name, parts in found.items()}
-        hashes = hash_photos(data_dir, [photo for names in alone.values() for photo in names], seed)
-        found = {name: hold_out(photos, hashes) for name, photos in alone.items()}
-    splits = zip(*found.values(), strict=True)
-    return {
-        split: list(itertools.chain(*parts)) for split, parts in zip(SPLITS, splits, strict=True)
-    }
-
-
-def list_photos(data_dir: Path, classes: list[str]) -> dict[str, list[list[str]]]:
-    """Return the photos of each class, by split if data_dir has folders for the two, else alone.
-
-    Raises StackError if a class has none.
-    """
-    roots = [class_folders(root) for root in root_folders(data_dir)]
-    found: dict[str, list[list[str]]] = {name: [] for name in classes}
-    bar = tqdm(classes, desc="listing", unit="class", leave=False, disable=None)
-    for class_name, root in ((name, root) for name in bar for root in roots):
-        photos = photos_in(root[class_name])
-        if not photos:
+    def classes(self) -> list[str]:
+        """Return the names of the classes, sorted. Raises StackError if they can't be used."""
+        for root, classes in zip(self.roots, self.photos, strict=True):
+            if len(classes) <= 1:
+                has = ", ".join(classes) or "none"
+                raise StackError(f"{root} needs at least two class folders, has {has}: {REMEDY}")
+        first, last = self.photos[0].keys(), self.photos[-1].keys()
+        if first != last:
             raise StackError(
-                f"{root[class_name][0]} has no photos in it{_others(root[class_name])}: put some"
-                f" there ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
+                f"{self.roots[0]} and {self.roots[-1]} must have the same class folders:"
+                f" {', '.join(sorted(first ^ last))} is in one of them only"
             )
-        found[class_name].append([path.relative_to(data_dir).as_posix() for path in photos])
+        if len(self.roots) > 1 and (ambiguous := {root.name for root in self.roots} & first):
+            raise StackError(f"a class can't be called {ambiguous.pop()} there: rename its folders")
+        return list(first)
+
+
+def scan(data_dir: Path) -> Folder:
+    """Walk through a data folder once. Raises StackError if there is none."""
+    found = Folder(data_dir, root_folders(data_dir), [])
+    for root in found.roots:
+        if not root.is_dir():
+            raise StackError(f"there are no photos in {root}: {REMEDY}")
+        classes: dict[str, list[str]] = {}
+        bar = tqdm(_subfolders(root), desc="listing", unit="class", leave=False, disable=None)
+        for folder in bar:
+            if folder.name.encode(errors="replace").decode() != folder.name:
+                raise StackError(
+                    f"{root} has the class folder {folder.name!r}, not UTF-8: rename that folder"
+                )
+            photos = classes.setdefault(_normalised(folder.name), [])
+            for path in files_in([folder]):
+                name = path.relative_to(data_dir).as_posix()
+                if is_photo(path):
+                    photos.append(name)
+                    found.sizes[name] = path.stat().st_size
+                else:
+                    reason = "not named like a photo" if path.exists() else "leads nowhere"
+                    found.unexpected.append(f"{path}: {reason}")
+        found.photos.append({name: sorted(classes[name]) for name in sorted(classes)})
     return found
+
+
+def root_folders(data_dir: Path) -> list[Path]:
+    """Return where the class folders are: in those for training and validation, or in data_dir.
+
+    Folders with such names that have no folders in them are classes themselves.
+    """
+    found = {path.name.lower(): path for path in _subfolders(data_dir)}
+    roots = [
+        next((found[name] for name in names if name in found), data_dir / split)
+        for split, names in FOLDERS.items()
+    ]
+    return roots if any(_subfolders(root) for root in roots) else [data_dir]
+
+
+def split_photos(folder: Folder, seed: int) -> Names:
+    """Return the training and validation photos. Raises StackError if a class has too few.
+
+    If the folder has no folders for the two, `hold_out` chooses those for validation.
+    """
+    for root, classes in zip(folder.roots, folder.photos, strict=True):
+        for name, photos in classes.items():
+            if not photos:
+                raise StackError(
+                    f"{root / name} has no photos in it: put some there"
+                    f" ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
+                )
+    parts = [list(classes.values()) for classes in folder.photos]
+    if len(parts) == 1:
+        hashes = hash_photos(folder.path, list(folder.sizes), seed)
+        parts = list(zip(*(hold_out(photos, hashes) for photos in parts[0]), strict=True))
+    return {split: list(itertools.chain(*part)) for split, part in zip(SPLITS, parts, strict=True)}
 
 
 def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]:
@@ -95,7 +132,7 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
     return dict(zip(bar, map_in_threads(content_hash, names), strict=True))
 
 
-def hold_out(names: list[str], hashes: dict[str, float]) -> list[list[str]]:
+def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], list[str]]:
     """Split a class into training and validation photos. Raises StackError if it has only one.
 
     Validation photos are those with a hash below a fifth, at least one and not all. So photos that
@@ -109,40 +146,45 @@ def hold_out(names: list[str], hashes: dict[str, float]) -> list[list[str]]:
     ordered = sorted(names, key=lambda name: hashes[name])
     below = sum(hashes[name] < VAL_SHARE for name in names)
     count = min(max(1, below), len(names) - 1)
-    return [sorted(ordered[count:]), sorted(ordered[:count])]
+    return sorted(ordered[count:]), sorted(ordered[:count])
 
 
-def sizes(data_dir: Path, names: list[str]) -> dict[str, int]:
-    """Return the size in bytes of each photo."""
-    bar = tqdm(names, desc="comparing", unit="photo", leave=False, disable=None)
-    return {name: (data_dir / name).stat().st_size for name in bar}
+def changes(folder: Folder, classes: list[str], sizes: dict[str, int]) -> str:
+    """Return how a folder differs from recorded classes and sizes in bytes; "" if not at all.
 
-
-def changes(data_dir: Path, classes: list[str], recorded: dict[str, int]) -> str:
-    """Return what has changed since photos had these classes and sizes; "" if nothing.
-
-    Raises StackError if data_dir has no photos to train on.
+    Raises StackError if its classes can't be used.
     """
-    found_classes = find_classes(data_dir)
-    parts = itertools.chain(*list_photos(data_dir, found_classes).values())
-    found = sizes(data_dir, list(itertools.chain(*parts)))
-    new, gone = found.keys() - recorded.keys(), recorded.keys() - found.keys()
-    edited = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
-    counts = {"new photo" if len(new) == 1 else "new photos": new, "gone": gone, "edited": edited}
+    now, new = folder.classes(), folder.sizes.keys() - sizes.keys()
+    edited = [n for n in folder.sizes.keys() & sizes.keys() if folder.sizes[n] != sizes[n]]
+    counts = {
+        "new photo" if len(new) == 1 else "new photos": new,
+        "gone": sizes.keys() - folder.sizes.keys(),
+        "edited": edited,
+    }
     return ", ".join(
         [
-            *(f"{len(names)} {what}" for what, names in counts.items() if names),
-            *(f"new class {name}" for name in found_classes if name not in classes),
-            *(f"class {name} gone" for name in classes if name not in found_classes),
+            *(f"{len(names)} {change}" for change, names in counts.items() if names),
+            *(f"new class {name}" for name in now if name not in classes),
+            *(f"class {name} gone" for name in classes if name not in now),
         ]
     )
 
 
-def _others(folders: list[Path]) -> str:
-    """Return what is in folders without photos, by suffix."""
-    suffixes = Counter(path.suffix or path.name for path in files_in(folders))
-    found = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(MAX_NAMED))
-    return f", only {found}" if found else ""
+def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
+    """Return photos to evaluate a model of some classes on: those for validation, if set apart.
+
+    A class may have none. Raises StackError if there are no photos, or of other classes.
+    """
+    root, found = folder.roots[-1], folder.photos[-1]
+    if others := sorted(found.keys() - set(classes)):
+        raise StackError(
+            f"{root} has folders that are no class of the checkpoint ({', '.join(classes)}):"
+            f" {', '.join(others[:MAX_NAMED])}. Move them away, or name another folder with"
+            " --data-dir"
+        )
+    if not (photos := list(itertools.chain(*found.values()))):
+        raise StackError(f"{root} has no photos in it: name another folder with --data-dir")
+    return photos
 
 
 def class_of(name: str, classes: list[str]) -> str:
@@ -155,7 +197,7 @@ def class_of(name: str, classes: list[str]) -> str:
 
 
 def photos_in(folders: Iterable[Path]) -> list[Path]:
-    """Return the photos of one class, sorted by name so that a seed means the same everywhere."""
+    """Return the photos in folders and below, sorted by name."""
     return sorted(path for path in files_in(folders) if is_photo(path))
 
 
@@ -172,89 +214,8 @@ def files_in(folders: Iterable[Path]) -> Iterator[Path]:
             yield from (Path(folder, name) for name in sorted(names) if not _is_ignored(name))
 
 
-def _is_ignored(name: str) -> bool:
-    return name[0] == "." or name.lower() in IGNORED
-
-
-def _normalised(name: str) -> str:
-    """Return a name as most systems write it; macOS may take letters and their accents apart."""
-    return unicodedata.normalize("NFC", name)
-
-
-def root_folders(data_dir: Path) -> list[Path]:
-    """Return where the class folders are: in those for training and validation, or in data_dir.
-
-    A folder with one of their names that has photos in it, and no folders, is a class itself.
-    """
-    found = {path.name.lower(): path for path in _subfolders(data_dir)}
-    roots = {
-        split: next((found[name] for name in names if name in found), data_dir / split)
-        for split, names in FOLDERS.items()
-    }
-    there = [root for root in roots.values() if root.is_dir()]
-    if all(not _subfolders(root) and photos_in([root]) for root in there):
-        return [data_dir]
-    return [roots[split] for split in SPLITS]
-
-
-def find_classes(data_dir: Path) -> list[str]:
-    """Return the names of the class folders, sorted. Raises StackError if they can't be used."""
-    roots = root_folders(data_dir)
-    found = [list(class_folders(root)) for root in roots]
-    for root, names in zip(roots, found, strict=True):
-        if len(names) < 2:  # noqa: PLR2004
-            has = ", ".join(names) or "none"
-            raise StackError(f"{root} needs at least two class folders, has {has}: {REMEDY}")
-    if found[0] != found[-1]:
-        raise StackError(
-            f"{roots[0]} and {roots[-1]} must have the same class folders:"
-            f" {', '.join(sorted(set(found[0]) ^ set(found[-1])))} is in one of them only"
-        )
-    if len(roots) > 1 and (ambiguous := {root.name for root in roots} & set(found[0])):
-        raise StackError(f"a class can't be called {ambiguous.pop()} there: rename its folders")
-    return found[0]
-
-
-def class_folders(root: Path) -> dict[str, list[Path]]:
-    """Return the folders of each class, sorted. Raises StackError if there can't be any."""
-    if not root.is_dir():
-        raise StackError(f"there are no photos in {root}: {REMEDY}")
-    classes: dict[str, list[Path]] = {}
-    for path in _subfolders(root):
-        classes.setdefault(_normalised(path.name), []).append(path)
-    for name in classes:
-        if name.encode(errors="replace").decode() != name:
-            raise StackError(f"{root} has the class folder {name!r}, not UTF-8: rename that folder")
-    return dict(sorted(classes.items()))
-
-
-def find_labelled(data_dir: Path, classes: list[str]) -> list[str]:
-    """Find photos to evaluate a model of some classes on: those for validation, if set apart.
-
-    A class may have none. Raises StackError if there are no photos, or of other classes.
-    """
-    root = root_folders(data_dir)[-1]
-    found = class_folders(root)
-    if others := sorted(found.keys() - set(classes)):
-        raise StackError(
-            f"{root} has folders that are no class of the checkpoint ({', '.join(classes)}):"
-            f" {', '.join(others[:MAX_NAMED])}. Move them away, or name another folder with"
-            " --data-dir"
-        )
-    photos = [photo for paths in found.values() for photo in photos_in(paths)]
-    if not photos:
-        raise StackError(f"{root} has no photos in it: name another folder with --data-dir")
-    return [photo.relative_to(data_dir).as_posix() for photo in photos]
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_ignored(p.name))
-
-
 def disclaimer(data_dir: Path, from_scratch: bool) -> str:
-    """Return what to know before trusting the model; "" if nothing."""
+    """Return a warning about the model, which is shown with it; "" if there is none."""
     weights = "from random weights" if from_scratch else "from ImageNet weights"
     if (data_dir / sample.NOTE).exists():
         return (
@@ -263,3 +224,18 @@ def disclaimer(data_dir: Path, from_scratch: bool) -> str:
     if from_scratch:
         return f"Trained {weights} instead of ImageNet's: expect many mistakes."
     return ""
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_ignored(p.name))
+
+
+def _is_ignored(name: str) -> bool:
+    return name[0] == "." or name.lower() in IGNORED
+
+
+def _normalised(name: str) -> str:
+    """Return a name in the form that most systems write; macOS may separate letters and accents."""
+    return unicodedata.normalize("NFC", name)

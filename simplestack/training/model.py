@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,10 @@ class Classifier(nn.Module):
         return self.logits(self.frozen(photos))
 
     def frozen(self, photos: Tensor) -> Tensor:
-        """Return what the frozen stages make of uint8 photos: the same in every epoch."""
+        """Return the frozen stages' output for uint8 photos, N×C×H×W float32.
+
+        It is constant during training, so it can be cached.
+        """
         x = (photos.permute(0, 3, 1, 2).float() - self.mean) / self.std
         for stage in self._stages()[: self.frozen_stages]:
             x = stage(x)
@@ -69,23 +72,21 @@ class Classifier(nn.Module):
         length = features.square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)  # never 0 / 0
         return maps.mean((2, 3)), maps, features / length
 
-    def fit_linear_probe(
-        self, features: Tensor, targets: Tensor, class_weights: Tensor | None = None
-    ) -> Tensor:
-        """Fit the head to features, N×512, and N class indices; return its logits, N×C.
-
-        Fine-tuning from there distorts the features less (Kumar et al. 2022, "Fine-Tuning can
-        Distort Pretrained Features").
-        """
-        head = fit_head(features, targets, self.resnet.fc.out_features, class_weights)
-        self.resnet.fc.load_state_dict(head.state_dict())
-        return cast(Tensor, head(features)).detach()
-
-    def freeze(self, stages: int) -> None:
+    def freeze(self, stages: int) -> Self:
         """Exclude the first stages from training; the stem is one, then come layer1 to layer4."""
         self.frozen_stages = stages
         for stage in self._stages()[:stages]:
             stage.requires_grad_(False)
+        return self
+
+    def parameter_groups(self, lr: float, head_lr: float) -> list[dict[str, Any]]:
+        """Return an optimizer's groups: the unfrozen body, and the head with `head_lr` times lr."""
+        head = list(self.resnet.fc.parameters())
+        body = [p for name, p in self.resnet.named_parameters() if not name.startswith("fc.")]
+        return [
+            {"params": [p for p in group if p.requires_grad], "lr": rate, "initial_lr": rate}
+            for group, rate in ((body, lr), (head, lr * head_lr))
+        ]
 
     def _stages(self) -> list[nn.Module]:
         net = self.resnet
@@ -146,7 +147,9 @@ def pretrained(classes: int) -> Classifier:
         del state["fc.weight"], state["fc.bias"]
         model.resnet.load_state_dict(state, strict=False)
     except Exception as error:  # torch raises many types on a damaged or foreign file
-        if isinstance(error, OSError) or not (folder / FILE).exists():  # or it came in part only
+        if (
+            isinstance(error, OSError) or not (folder / FILE).exists()
+        ):  # or the download was cut off
             raise UnreachableError(
                 f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"
                 f" internet, or download that file elsewhere and put it into {folder}, or train"

@@ -13,12 +13,12 @@ from simplestack.training.recipes import RECIPES
 
 FIXED = ("recipe", "batch_size", "lr", "seed", "from_scratch", "class_weights")  # when resuming
 RECORDED = ("data_dir", "epochs", *FIXED)  # in checkpoints
-NOT_RECORDED = ("device", "cache", "tensorboard", "save_to_bento")  # but to be given again
+NOT_RECORDED = ("device", "cache", "save_to_bento")  # in checkpoints; repeat them when resuming
 
 
 @dataclass
 class Options:
-    """What a training does: as given, else as the checkpoint recorded, else as in the recipe."""
+    """The options of a run: from the command line, else the checkpoint, else the recipe."""
 
     recipe: str
     epochs: int
@@ -31,14 +31,13 @@ class Options:
     class_weights: bool = False
     device: str = "auto"
     cache: float = 2.0  # GB
-    tensorboard: bool = False
     checkpoint: Path | None = None
     evaluate: bool = False
     update: bool = False
     save_to_bento: str = "ask"
 
     def recorded(self) -> dict[str, Any]:
-        """Return what a checkpoint records, as plain values."""
+        """Return the options that a checkpoint records, as plain values."""
         return {n: v if n != "data_dir" else str(v) for n, v in vars(self).items() if n in RECORDED}
 
     def resume_command(self) -> str:
@@ -63,7 +62,7 @@ def command(recorded: dict[str, Any]) -> str:
 
 
 def build_parser() -> ArgumentParser:
-    """Return the parser of the command line, which returns only what is given."""
+    """Return the parser of the command line; it leaves options out that are not there."""
     parser = ArgumentParser(
         description="Fine-tune ResNet-18 on a folder of photos: data/CLASS/, or data/train/CLASS/"
         " for training and data/val/CLASS/ for validation. Each class folder is a label.",
@@ -96,9 +95,8 @@ def build_parser() -> ArgumentParser:
     from_scratch = "start from random weights: needs no download, is much less accurate"
     add("--from-scratch", action="store_true", help=from_scratch)
     add("--output", type=Path, help="the checkpoint (default: saved_models/DATE-TIME.ckpt)")
-    update = "go on with --output if it is there: anew if the photos have changed"
+    update = "resume --output if it exists; start over if the photos have changed"
     add("--update", action="store_true", help=update)
-    add("--tensorboard", action="store_true", help="also log for TensorBoard")
     add("--evaluate", action="store_true", help="only measure --checkpoint, on any --data-dir")
     save_to_bento = "pack the result for serving (default: ask on a terminal, else no)"
     add("--save-to-bento", choices=("yes", "no", "ask"), help=save_to_bento)
@@ -106,22 +104,22 @@ def build_parser() -> ArgumentParser:
 
 
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
-    """Return what is given on the command line, and nothing else."""
-    given = build_parser().parse_args(argv)
-    if "evaluate" in given and "checkpoint" not in given:
+    """Return the options that the command line has, and no defaults."""
+    args = build_parser().parse_args(argv)
+    if "evaluate" in args and "checkpoint" not in args:
         build_parser().error("--evaluate needs the checkpoint: -c saved_models/NAME.ckpt")
-    if "update" in given and ("output" not in given or "checkpoint" in given):
+    if "update" in args and ("output" not in args or "checkpoint" in args):
         build_parser().error("--update needs --output saved_models/NAME.ckpt, and no --checkpoint")
-    return given
+    return args
 
 
-def merge(given: Namespace, recorded: dict[str, Any]) -> Options:
-    """Return the options: what is given, else what a checkpoint recorded, else the recipe's.
+def merge(args: Namespace, recorded: dict[str, Any]) -> Options:
+    """Return the options: from the command line, else recorded in a checkpoint, else the recipe's.
 
     Exit with an error if they make no sense, alone or together.
     """
-    values = {**recorded, **vars(given)}
-    name = values.setdefault("recipe", "tutorial" if "from_scratch" in given else "lp-ft")
+    values = {**recorded, **vars(args)}
+    name = values.setdefault("recipe", "tutorial" if "from_scratch" in args else "lp-ft")
     recipe = RECIPES[name]
     for key in ("epochs", "batch_size", "lr"):
         values.setdefault(key, getattr(recipe, key))
