@@ -76,7 +76,7 @@ def main() -> None:
     network.load_state_dict(state.best)
     times, float32, served = [], [], []
     with local_server.serve(str(bentos.latest().tag)) as url, torch.inference_mode():
-        for path in sorted(args.data_dir.glob("val/*/*.jpg")):
+        for path in sorted(args.data_dir.glob("val/*/*")):
             large = enlarged(path)
             full = at_full_size(large)
             versions = [large, encode(full, "PNG"), encode(with_noise(full), "PNG")]

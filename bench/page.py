@@ -81,7 +81,10 @@ def report(answers: list[Answers]) -> None:
     both = [row for row in answers if "label" in row[1] and "label" in row[2]]
     if not both:
         sys.exit("error: there is no photo that both the page and the service can answer")
-    moved = {photo: largest_difference(page, service) for photo, page, service in both}
+    moved = {
+        photo: max(abs(page["probabilities"][x] - p) for x, p in service["probabilities"].items())
+        for photo, page, service in both
+    }
     similar = max(abs(page["similarity"] - service["similarity"]) for _, page, service in both)
     same = sum(page["label"] == service["label"] for _, page, service in both)
     unlike = sum(page["unlike"] == service["unlike"] for _, page, service in both)
@@ -95,12 +98,6 @@ def report(answers: list[Answers]) -> None:
     differ += [x for x, by in moved.items() if by > TOLERANCE and x.suffix.lower() in JPEG]
     if differ:
         sys.exit(f"error: page and service differ too much: {', '.join(map(str, differ[:5]))}")
-
-
-def largest_difference(page: dict[str, Any], service: dict[str, Any]) -> float:
-    """Return the largest difference between a class's probabilities in two answers."""
-    pages, services = page["probabilities"], service["probabilities"]
-    return float(max(abs(pages[label] - services[label]) for label in services))
 
 
 def main() -> None:

@@ -273,7 +273,7 @@ def main() -> None:
         sys.exit("error: wrk or bench/others is missing: see the top of bench/serve.py")
     bento = Path(bentos.latest().path)
     (model,) = bento.glob("models/*/*/model.onnx")
-    paths = sorted(args.data_dir.resolve().glob("val/*/*.jpg"))
+    paths = sorted(args.data_dir.resolve().glob("val/*/*"))
     print(machine.describe())
     print(f"{WORKERS} workers each, this stack one; wrk, {ROUNDS} rounds of {SECONDS} s\n")
     ceilings = []
