@@ -1,7 +1,6 @@
 """Write public/: the page and the packed model for any static host. No photo leaves the browser.
 
 python publish.py [NAME:latest]
-python publish.py --check data/val      # and compare its answers to photos with the service's
 """
 
 import argparse
@@ -20,11 +19,9 @@ from simplestack import cli
 if __name__ == "__main__":
     cli.start("bentoml")
 
-from bench import page
 from simplestack.packing import bentos, local_model
 from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
-from simplestack.training import folders
 
 PUBLIC = Path("public")
 STATIC = bentos.PROJECT / "simplestack/page"
@@ -37,15 +34,11 @@ PARTS = {  # of ONNX Runtime, under names that all servers know the type of
 
 
 def main() -> None:
-    """Write the folder, compare its answers if asked to, and print how to put it online."""
+    """Write the folder, and print how to put it online."""
     parser = argparse.ArgumentParser(description="Write public/, the page without a server.")
     parser.add_argument("tag", nargs="?", default="", help="NAME:latest (default: packed last)")
-    parser.add_argument("--check", type=Path, metavar="PHOTOS", help="ask page and service, too")
     args = parser.parse_args()
-    photos = folders.photos_in([args.check]) if args.check else []
-    if args.check and not photos:
-        raise StackError(f"{args.check} is no folder with photos in it")
-    bento, stored, about = local_model.find(args.tag)
+    _, stored, about = local_model.find(args.tag)
     if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():
         raise StackError(f"{PUBLIC} holds something else: move it away, or go to another folder")
     fetch_runtime()
@@ -53,8 +46,6 @@ def main() -> None:
         write(Path(folder), about, stored.path_of)
         shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
-    if photos:
-        page.compare(PUBLIC, str(bento.tag), photos)
     how = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
     cli.print_next(how)
 

@@ -97,7 +97,7 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
 
     Raises StackError if none are left.
     """
-    if changed := folders.changes(data_dir, state.classes, state.sizes):
+    if changed := folders.changes(folders.scan(data_dir), state.classes, state.sizes):
         again = shlex.join(["--data-dir", str(data_dir), "--output", str(path)])
         said = f"note: {data_dir} has changed since {path} was trained ({changed})"
         print(
@@ -167,7 +167,7 @@ def export_model(
     chosen = examples.choose(served, targets.tolist()) if with_examples else []
     return file, {
         "classes": state.classes,
-        "notice": state.notice,
+        "notice": state.disclaimer,
         "architecture": state.architecture,
         "precision": file.stem,
         "validation_photos": len(targets),

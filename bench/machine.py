@@ -1,9 +1,12 @@
-"""Describe the machine that a benchmark runs on, and measure the memory of processes."""
+"""Describe the machine, measure the memory of processes, and run a program beside a measurement."""
 
 import contextlib
 import os
 import platform
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import psutil
 
 PACKAGES = ("torch", "onnxruntime", "bentoml", "gunicorn", "pillow")
+BUSY = "while True: pass"  # for `beside`: keeps one core busy
 
 
 def describe() -> str:
@@ -34,3 +38,13 @@ def memory(pid: int) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):  # it just ended
             total += member.memory_full_info().pss
     return total
+
+
+@contextlib.contextmanager
+def beside(program: str) -> Iterator[None]:
+    """Run a Python program at the same time, until the measurement ends."""
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            yield
+        finally:
+            process.kill()

@@ -1,23 +1,18 @@
--- For wrk: post the pictures that a file names, one after the other; as forms, if told to.
--- wrk -s serve.lua URL -- LIST [form] [close]
+-- For wrk: post the pictures that a file names, one after the other.
+-- wrk -s serve.lua URL -- LIST [form | close]
 local FORM = '--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n' ..
   'Content-Type: image/jpeg\r\n\r\n%s\r\n--x--\r\n'
 local requests, sent = {}, 0
 
 function init(arguments)
+  local headers = {["Content-Type"] = "image/jpeg"}
+  if arguments[2] == "close" then headers["Connection"] = "close" end
+  if arguments[2] == "form" then headers["Content-Type"] = "multipart/form-data; boundary=x" end
   for path in io.lines(arguments[1]) do
     local file = assert(io.open(path, "rb"))
-    local body, content_type = file:read("*a"), "image/jpeg"
+    local body = file:read("*a")
     file:close()
-    local headers = {}
-    for i = 2, #arguments do
-      if arguments[i] == "close" then headers["Connection"] = "close" end
-    end
-    if arguments[2] == "form" then
-      body = FORM:gsub("%%s", function() return body end)
-      content_type = "multipart/form-data; boundary=x"
-    end
-    headers["Content-Type"] = content_type
+    if arguments[2] == "form" then body = FORM:format(body) end
     requests[#requests + 1] = wrk.format("POST", nil, headers, body)
   end
 end

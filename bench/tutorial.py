@@ -28,7 +28,7 @@ TRANSFORMS = {
 }
 
 
-def readable(path: str) -> bool:
+def is_readable(path: str) -> bool:
     """Skip imageNotFound.gif, as train.py does."""
     return not path.endswith(".gif")
 
@@ -40,36 +40,33 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=25, help="(default: 25)")
     args = parser.parse_args()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    loaders = {
-        split: DataLoader(
-            ImageFolder(str(args.data_dir / split), transform, is_valid_file=readable),
-            batch_size=4,
-            shuffle=True,
-            num_workers=4,
-        )
-        for split, transform in TRANSFORMS.items()
-    }
+    loaders = {}
+    for split, transform in TRANSFORMS.items():
+        folder = str(args.data_dir / split)
+        photos = ImageFolder(folder, transform, is_valid_file=is_readable)
+        loaders[split] = DataLoader(photos, batch_size=4, shuffle=True, num_workers=4)
     network = model.pretrained(2).resnet.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     best, weights = 0.0, network.state_dict()
     for epoch in range(args.epochs):
-        network.train()
-        for photos, labels in loaders["train"]:
-            optimizer.zero_grad()
-            logits = network(photos.to(device))
-            nn.functional.cross_entropy(logits, labels.to(device)).backward()
-            optimizer.step()
+        for split, loader in loaders.items():
+            training, correct = split == "train", 0
+            network.train(training)
+            for batch, labels in loader:
+                optimizer.zero_grad()
+                with torch.set_grad_enabled(training):
+                    logits = network(batch.to(device))
+                    loss = nn.functional.cross_entropy(logits, labels.to(device))
+                if training:
+                    loss.backward()
+                    optimizer.step()
+                correct += int((logits.argmax(1).cpu() == labels).sum())
         scheduler.step()
-        network.eval()
-        correct = total = 0
-        with torch.no_grad():
-            for photos, labels in loaders["val"]:
-                correct += int((network(photos.to(device)).argmax(1).cpu() == labels).sum())
-                total += len(labels)
-        if correct / total > best:
-            best, weights = correct / total, copy.deepcopy(network.state_dict())
-        print(f"epoch {epoch + 1:2}  accuracy {correct / total:.4f}", flush=True)
+        accuracy = correct / len(photos)  # of the validation photos, the last of the two
+        if accuracy > best:
+            best, weights = accuracy, copy.deepcopy(network.state_dict())
+        print(f"epoch {epoch + 1:2}  accuracy {accuracy:.4f}", flush=True)
     network.load_state_dict(weights)
 
 

@@ -17,7 +17,7 @@ from simplestack.serving.inference import Floats
 from simplestack.training.folders import class_of
 
 ROWS = 1000  # of the bank, at most, or one for each class: 2 MB
-PERCENTILE = 4.5  # bench/unlike.py compares some
+PERCENTILE = 4.5  # docs/benchmarks.md compares some
 FEW = 20  # photos: of fewer, no such percentile is known
 COPY = 0.9999  # similarity from which a photo is the same one, in another file
 ALIKE = 0.99  # the threshold from which the network can't tell photos apart

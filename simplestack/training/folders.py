@@ -113,7 +113,8 @@ def split_photos(folder: Folder, seed: int) -> Names:
     parts = [list(classes.values()) for classes in folder.photos]
     if len(parts) == 1:
         hashes = hash_photos(folder.path, list(folder.sizes), seed)
-        parts = list(zip(*(hold_out(photos, hashes) for photos in parts[0]), strict=True))
+        held_out = [hold_out(photos, hashes) for photos in parts[0]]
+        parts = [[train for train, _ in held_out], [val for _, val in held_out]]
     return {split: list(itertools.chain(*part)) for split, part in zip(SPLITS, parts, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""publish.py: the page without a server, and the check of its answers."""
+"""publish.py: the page without a server, and bench/page.py, which checks its answers."""
 
 import contextlib
 import io
@@ -140,7 +140,6 @@ def test_what_is_wrong_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "RUNTIME", damaged)
     for arguments, error in (
         (["nothing:latest"], "nothing called nothing"),
-        (["--check", tmp_path], "is no folder with photos in it"),
         ([], "isn't as it was published: delete it"),
     ):
         with pytest.raises(StackError, match=error):
@@ -172,5 +171,10 @@ def test_check_counts_what_both_can_read_and_fails_where_they_differ(
         bench_page.report(answers)
         assert f"page and service: the same label for {said};" in capsys.readouterr().out
     else:
-        with pytest.raises(StackError, match=f"differ too much: {name}$"):
+        with pytest.raises(SystemExit, match=f"differ too much: {name}$"):
             bench_page.report(answers)
+
+
+def test_check_fails_without_a_photo_to_compare():
+    with pytest.raises(SystemExit, match="no photo that both the page and the service can answer"):
+        bench_page.report([(Path("a.txt"), ERROR, ERROR)])

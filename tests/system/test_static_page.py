@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import code_block, encode, python, watched_page
+from helpers import PROJECT, code_block, encode, python, run, watched_page
 from PIL import Image, ImageCms
 from playwright.sync_api import expect
 from serving.conftest import in_process
@@ -29,16 +29,18 @@ READ = """async (base64) => {
 
 @pytest.fixture(scope="module")
 def public(bento, pictures, tmp_path_factory):
-    """The folder that publish.py writes and checks."""
+    """The folder that publish.py writes, and bench/page.py checks."""
     if not (shutil.which("npm") and CHROMIUM):
         pytest.skip("npm or Chromium is not installed: apt install npm chromium")
     folder = tmp_path_factory.mktemp("anywhere")
-    arguments = (f"{bento.parent.name}:latest", "--check", pictures / "val")
-    result = python("publish.py", *arguments, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    written = python("publish.py", f"{bento.parent.name}:latest", cwd=folder)
+    assert written.returncode == 0, written.stderr
+    assert "hf upload USER/SPACE public . --type space" in written.stdout
+    check = ("python", "-m", "bench.page", pictures / "val")
+    checked = run(*check, cwd=folder, PYTHONPATH=str(PROJECT))
+    assert checked.returncode == 0, checked.stderr
     same = "the same label for 6 of 6 photos that both can read (of 6), and unlike for 6"
-    assert same in result.stdout
-    assert "hf upload USER/SPACE public . --type space" in result.stdout
+    assert same in checked.stdout
     paths = folder.rglob("*")
     assert all(path.stat().st_size < 25_000_000 for path in paths)  # as hosts limit it
     return folder / "public"
