@@ -110,7 +110,7 @@ def test_photos_come_from_any_kind_of_address_and_layout(archive, web, tmp_path)
 
 
 @pytest.mark.parametrize("resumed", [206, 200, 416])
-def test_a_broken_download_goes_on_where_it_stopped_or_else_anew(web, tmp_path, resumed):
+def test_a_broken_download_is_resumed_or_else_starts_over(web, tmp_path, resumed):
     work = tmp_path / "work"
     web.until, web.resumed = web.half, resumed
     result = get(work, url=web.url)
