@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from simplestack.serving.errors import HttpError
+from simplestack.serving.errors import BadImageError
 
 CURL = "send it as curl -F image=@image.jpg does"
 BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{1,70}", re.ASCII)  # RFC 2046
@@ -33,7 +33,7 @@ class Parser(MultiPartParser):
 
 
 async def image_of(request: Request, body: bytearray) -> bytes | bytearray:
-    """Return the body, or the first file in it if it is a form. Raises HttpError if it has none."""
+    """Return the body, or the first file in a form. Raises BadImageError if it has none."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body
 
@@ -50,17 +50,17 @@ async def image_of(request: Request, body: bytearray) -> bytes | bytearray:
     # Of the header, the parser gets nothing else: a charset would choose the decoder of fields.
     _, options = parse_options_header(request.headers["content-type"])
     if not BOUNDARY.fullmatch(boundary := options.get(b"boundary", b"")):
-        raise HttpError(f"The form is damaged: {CURL}.")
+        raise BadImageError(f"The form is damaged: {CURL}.")
     headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary.decode()}"'})
     try:
         form = await Parser(headers, stream()).parse()
     except MultiPartException as error:
-        raise HttpError(f"The form is damaged: {CURL}.") from error
+        raise BadImageError(f"The form is damaged: {CURL}.") from error
     body.clear()  # or the picture would be held twice
     for _, value in form.multi_items():
         if isinstance(value, UploadFile):
             return await value.read()
-    raise HttpError(f"The form has no file: {CURL}.")
+    raise BadImageError(f"The form has no file: {CURL}.")
 
 
 def is_json(request: Request) -> bool:
@@ -71,23 +71,23 @@ def is_json(request: Request) -> bool:
 def inputs_of(body: bytearray) -> tuple[bytes | bytearray, bytes]:
     """Return the image in JSON as Hugging Face's clients send it, and its parameters as a query.
 
-    Raises HttpError if the JSON is another.
+    Raises BadImageError if the JSON is another.
     """
     found = INPUTS.search(body)
     if not found or len(body) - len(found[1]) > LONGEST:
-        raise HttpError(f"This JSON has no image: {JSON}.")
+        raise BadImageError(f"This JSON has no image: {JSON}.")
     try:
         image = base64.b64decode(found[1].replace(b"\\", b""), validate=True)
         around = json.loads(body[: found.start(1)] + body[found.end(1) :])
         parameters = around.get("parameters") or {}
         top_k, function = parameters.get("top_k"), parameters.get("function_to_apply")
     except (ValueError, AttributeError, RecursionError) as error:
-        raise HttpError(f"This JSON has no image: {JSON}.") from error
+        raise BadImageError(f"This JSON has no image: {JSON}.") from error
     body.clear()  # or the picture would be held twice
     if function not in (None, "softmax"):  # a set would hash what may be a dict
-        raise HttpError("function_to_apply is another than softmax.")
+        raise BadImageError("function_to_apply is another than softmax.")
     if top_k is None:
         return image, b""
     if type(top_k) is not int or not TOP_K.fullmatch(str(top_k)):
-        raise HttpError(NO_TOP_K)
+        raise BadImageError(NO_TOP_K)
     return image, f"top_k={top_k}".encode()

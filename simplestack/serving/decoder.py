@@ -83,7 +83,7 @@ def decode(data: bytes, limits: Limits) -> tuple[bool, bytes]:
         image = images.identify(data, limits.max_pixels)
         check(images.memory_to_decode(image) + opened, limits)
         return False, images.to_array(image).tobytes()
-    except errors.HttpError as error:
+    except errors.ImageError as error:
         return True, json.dumps([type(error).__name__, str(error)]).encode()
 
 

@@ -16,8 +16,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Self
+
+from starlette.exceptions import HTTPException
 
 from simplestack.serving import decoder, errors
 from simplestack.serving.cgroup import memory_limit
@@ -35,6 +38,17 @@ DEAD = json.dumps(
         "The picture needs too much time or memory to decode: use a smaller one.",
     )
 ).encode()
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        errors.BadImageError,
+        errors.DamagedImageError,
+        errors.TooHeavyError,
+        errors.TooManyPixelsError,
+        errors.UnsupportedFormatError,
+    )
+}
+RETRY = {"Retry-After": "1"}
 BUSY = "Too many large pictures at once: try again in a second."
 
 
@@ -89,12 +103,12 @@ class Decoders:
         return ours
 
     async def decode(self, data: bytes | bytearray) -> bytes:
-        """Return the pixels of an encoded image, 224×224×3 uint8 RGB. Raises HttpError."""
+        """Return the pixels of an encoded image, 224×224×3 uint8 RGB. Raises ImageError."""
         try:
             return await self.fast.decode(data)
         except (errors.TooHeavyError, errors.DamagedImageError):  # perhaps by a lack of memory
             if self.slow.waiting >= WAITING:
-                raise errors.BusyError(BUSY) from None
+                raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY) from None
             return await self.slow.decode(data)
 
 
@@ -122,7 +136,7 @@ class Lane:
             self.idle.get_nowait().close()
 
     async def decode(self, data: bytes | bytearray) -> bytes:
-        """Return the pixels of an encoded image. Raises HttpError."""
+        """Return the pixels of an encoded image. Raises ImageError."""
         self.waiting += 1
         try:
             while has_ended(process := await self.idle.get()):
@@ -135,7 +149,7 @@ class Lane:
         failed, answer = await asyncio.shield(self._ask(process, data))
         if failed:
             kind, message = json.loads(answer)
-            raise getattr(errors, kind)(message)
+            raise KINDS[kind](message)
         return answer
 
     async def _ask(self, process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:

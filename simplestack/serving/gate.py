@@ -9,13 +9,15 @@ import hmac
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simplestack.serving import errors, images, settings
+from simplestack.serving import images, settings
 from simplestack.serving.body import NO_TOP_K, TOP_K, image_of, inputs_of, is_json
-from simplestack.serving.decoder_pool import Decoders
+from simplestack.serving.decoder_pool import RETRY, Decoders
 from simplestack.serving.site import CLASSIFY, PREDICT
 from simplestack.serving.telemetry import timed
 
@@ -30,7 +32,7 @@ FORM = (
 
 
 class Gate:
-    """ASGI middleware around the APIs. Raises an HttpError for what it doesn't forward."""
+    """ASGI middleware around the APIs. Raises HTTPException or ImageError if it rejects."""
 
     def __init__(self, app: ASGIApp, cores: int) -> None:
         self.app, self.settings = app, settings.read()
@@ -54,7 +56,7 @@ class Gate:
                 else:
                     image = await image_of(request, body)
                 if self.in_flight.locked():
-                    raise errors.BusyError(BUSY)
+                    raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
                 async with self.in_flight:
                     with timed(request.state, "decode"):
                         photo = await self.decoders.decode(image)
@@ -62,34 +64,43 @@ class Gate:
         except ClientDisconnect:
             pass  # nobody waits for an answer
         except TimeoutError:
-            raise errors.LateError(
+            raise HTTPException(
+                HTTPStatus.GATEWAY_TIMEOUT,
                 f"There was no answer within {self.settings.timeout} seconds: try again later, or"
-                " with a smaller picture."
+                " with a smaller picture.",
             ) from None
 
-    def refusal(self, request: Request) -> errors.HttpError | None:
+    def refusal(self, request: Request) -> HTTPException | None:
         """Return what is wrong with a request, as far as its head tells."""
         if request.method != "POST":
-            return errors.MethodNotAllowedError(f"Use POST for {request.url.path}, with an image.")
+            return HTTPException(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"Use POST for {request.url.path}, with an image.",
+                {"Allow": "POST"},
+            )
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.encode("latin-1"), self.settings.api_token.encode())
         if self.settings.api_token and not (right and scheme.lower() == "bearer"):
-            return errors.UnauthorizedError(
-                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'."
+            return HTTPException(
+                HTTPStatus.UNAUTHORIZED,
+                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'.",
+                {"WWW-Authenticate": "Bearer"},
             )
         if request.query_params.get("explain", "0") not in {"0", "1"}:
-            return errors.HttpError("explain is neither 0 nor 1.")
+            return HTTPException(HTTPStatus.BAD_REQUEST, "explain is neither 0 nor 1.")
         if not TOP_K.fullmatch(request.query_params.get("top_k", "1")):
-            return errors.HttpError(NO_TOP_K)
+            return HTTPException(HTTPStatus.BAD_REQUEST, NO_TOP_K)
         if int(request.headers.get("content-length", 0)) > self.settings.max_bytes:
             return self.too_large()
         return None
 
-    def too_large(self) -> errors.BodyTooLargeError:
+    def too_large(self) -> HTTPException:
         """Return what is wrong with a body of too many bytes."""
-        return errors.BodyTooLargeError(
+        return HTTPException(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"The body has more than the {self.settings.max_bytes:,} bytes that are read: send a"
-            " smaller image."
+            " smaller image.",
+            {"Connection": "close"},
         )
 
     @asynccontextmanager
@@ -117,7 +128,7 @@ class Gate:
                     self.buffered += len(chunk)
                     # The more is buffered, the less may be added: small pictures pass large ones.
                     if size > BUFFERED * limit - self.buffered:
-                        raise errors.BusyError(BUSY)
+                        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
             if refusal:
                 raise refusal
             yield body

@@ -27,7 +27,7 @@ from simplestack.serving import not_images
 from simplestack.serving.errors import (
     BadImageError,
     DamagedImageError,
-    HttpError,
+    ImageError,
     TooHeavyError,
     TooManyPixelsError,
 )
@@ -70,7 +70,7 @@ Photo = NDArray[np.uint8]
 
 
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of an encoded image, without decoding its pixels. Raises HttpError."""
+    """Read the header of an encoded image, without decoding its pixels. Raises ImageError."""
     if not data:
         raise BadImageError(not_images.EMPTY)
     if not_images.is_text(data):
@@ -99,9 +99,9 @@ def _scale_transparent_level(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = int(scale * level)
 
 
-def _why(error: Exception, otherwise: HttpError) -> HttpError:
+def _why(error: Exception, otherwise: ImageError) -> ImageError:
     """Return what to tell about an error of Pillow, whose own words help nobody."""
-    if isinstance(error, HttpError):
+    if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError) or "Memory allocation" in str(error):
         return TooHeavyError(TOO_HEAVY)
@@ -173,7 +173,7 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
     """Decode an opened image into upright 8-bit RGB; of several pictures, the first or primary one.
 
     A picture with sides of twice `at_least` pixels or more is reduced by a whole number, as long as
-    its sides keep so many. Raises HttpError if the pixels can't be decoded.
+    its sides keep so many. Raises ImageError if the pixels can't be decoded.
     """
     try:
         image.draft(image.mode, (at_least, at_least))  # JPEGs come reduced from their decoder

@@ -4,7 +4,7 @@ import re
 
 from PIL import Image
 
-from simplestack.serving.errors import BadImageError, HttpError, UnsupportedFormatError
+from simplestack.serving.errors import BadImageError, ImageError, UnsupportedFormatError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # MPO opens as JPEG
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
@@ -74,7 +74,7 @@ def is_text(data: bytes) -> bool:
     return b"\0" not in data and not re.match(rb"P[1-6f][\s#]", data)
 
 
-def refusal(data: bytes) -> HttpError:
+def refusal(data: bytes) -> ImageError:
     """Return what to tell about data that can't be opened as an image."""
     if kind := _other_file(data):
         return UnsupportedFormatError(OTHER.format(kind=kind))

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from simplestack.serving import body as forms
-from simplestack.serving.errors import HttpError
+from simplestack.serving.errors import BadImageError
 
 MULTIPART = "multipart/form-data; boundary=x"
 CURL = "send it as curl -F image=@image.jpg does."
@@ -79,7 +79,7 @@ def test_a_form_without_a_file_gets_a_clear_answer(client, body, content_type, s
 
 def test_a_form_that_takes_too_long_is_given_up(monkeypatch):
     monkeypatch.setattr(forms, "SECONDS", 0)
-    with pytest.raises(HttpError, match=f"^{DAMAGED}$"):
+    with pytest.raises(BadImageError, match=f"^{DAMAGED}$"):
         image_of(file(b"a" * 100_000) + END)
 
 
@@ -157,7 +157,7 @@ def test_json_of_other_programs_is_understood(text, query):
     ids=lambda text: text[:40],
 )
 def test_other_json_is_refused_with_what_to_send(text):
-    with pytest.raises(HttpError) as raised:
+    with pytest.raises(BadImageError) as raised:
         forms.inputs_of(bytearray(text.encode("latin-1")))
     assert (raised.value.status, str(raised.value)) == (400, NO_IMAGE)
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 import hostile
 import psutil
 import pytest
+from starlette.exceptions import HTTPException
 
 from simplestack.serving import decoder_pool, errors, settings
 from simplestack.serving.decoder import Limits
@@ -72,7 +73,7 @@ def test_cores_and_memory_limit_the_decoders(monkeypatch, memory, workers, cores
 async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words):
     lane = decoder_pool.Lane(pool.start, Limits(1, 211_000_000, 0, 64_000_000))
     lane.add()
-    with pytest.raises(errors.HttpError, match=words):
+    with pytest.raises(errors.ImageError, match=words):
         await lane.decode(hostile.build(kind))
     lane.close()
 
@@ -144,5 +145,6 @@ async def test_no_more_than_eight_wait_for_the_slow_lane(pool, photo, monkeypatc
     with pytest.raises(errors.DamagedImageError):
         await pool.decode(cut_off)
     pool.slow.waiting = 8
-    with pytest.raises(errors.BusyError, match="Too many large pictures"):
+    with pytest.raises(HTTPException, match="503: Too many large pictures") as raised:
         await pool.decode(cut_off)
+    assert raised.value.headers == {"Retry-After": "1"}
