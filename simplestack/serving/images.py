@@ -4,9 +4,9 @@ Validation, calibration, packing and serving all take it, so they can't come to 
 Needs Pillow, pillow-heif and NumPy only: the served image has no torch in it.
 """
 
+import functools
 import io
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import pillow_heif
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     Image,
-    ImageFile,
     ImageOps,
     JpegImagePlugin,
     MpoImagePlugin,
@@ -58,12 +57,8 @@ HEIC = 12_000_000  # bytes: the stack of its decoder's thread, and what malloc k
 TOO_HEAVY = "The picture needs too much memory to decode: use a smaller one."
 TOO_MUCH_TEXT = "The picture has too much text or too large a profile in it: save it without them."
 ORIENTATION = 0x0112  # in EXIF
-WHITES = (1, 255, 4095, 65535)  # one of which is white where a sample has more than 8 bits
-TOLERANCE = 0.1  # of white, by which levels may lie outside, as resizing leaves them
-WHITE_IS_ZERO = 0  # in a TIFF, as is the next
-SIGNED = 2
-# By what Pillow multiplies the levels of a PNG on loading, but not the one that is transparent.
-PNG_SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
+GREY_16 = {"I;16", "I;16B"}  # modes of Pillow
+DEEP_GREY = "This kind of deep grey isn't read: save the picture as a JPEG or PNG."
 
 Photo = NDArray[np.uint8]
 """CROP×CROP×3 uint8, RGB."""
@@ -77,9 +72,10 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise not_images.refusal(data)
     try:
         image = Image.open(io.BytesIO(data), formats=not_images.FORMATS)
-        _scale_transparent_level(image)
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
         raise _why(error, not_images.refusal(data)) from error
+    if _is_other_deep_grey(image):
+        raise BadImageError(DEEP_GREY)
     if image.width * image.height > max_pixels * _scale(image) ** 2:
         million = f"{max_pixels / 1e6:g}"
         raise TooManyPixelsError(
@@ -90,13 +86,12 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _scale_transparent_level(image: ImageFile.ImageFile) -> None:
-    level = image.info.get("transparency")
-    scale = PNG_SCALES.get(str(image.tile[0].args)) if image.format == "PNG" else None
-    if scale and isinstance(level, tuple):
-        image.info["transparency"] = tuple(int(scale * part) for part in level)
-    elif scale and level is not None:
-        image.info["transparency"] = int(scale * level)
+def _is_other_deep_grey(image: Image.Image) -> bool:
+    """Return whether an image has more than 8 bits of grey, but not 0 for black to 65535."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    other_bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,)) != (16,)
+    return image.mode in {"I", "F"} or (image.mode in GREY_16 and (inverted or other_bits))
 
 
 def _why(error: Exception, otherwise: ImageError) -> ImageError:
@@ -218,8 +213,8 @@ def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Return the function that converts parts of an image to RGB."""
     if _is_rgb(image):
         return lambda part: part
-    if image.mode[0] in "IF":
-        return _grey_conversion(image)
+    if image.mode in GREY_16:
+        return functools.partial(_deep_grey, transparent=image.info.get("transparency"))
     if image.has_transparency_data:
         return _on_white
     return lambda part: part.convert("RGB")
@@ -230,33 +225,11 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def _grey_conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Return the conversion of grey with more than 8 bits, which Pillow would clip, not scale."""
-    white, transparent = _white(image), image.info.get("transparency")
-    inverted = _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == WHITE_IS_ZERO
-
-    def to_rgb(part: Image.Image) -> Image.Image:
-        levels = np.asarray(part, dtype=np.float64)
-        grey = np.rint(np.clip(np.nan_to_num(levels) * 255 / white, 0, 255))
-        grey = np.where(levels == transparent, 255, 255 - grey if inverted else grey)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-
-    return to_rgb
-
-
-def _white(image: Image.Image) -> int:
-    """Return the first of WHITES that no level exceeds. Raises BadImageError if none fits."""
-    signed = _tag(image, TiffImagePlugin.SAMPLEFORMAT, 1) == SIGNED
-    whites = sorted({*WHITES, 32767}) if signed else WHITES
-    measured = image.convert("I") if image.mode == "I;16B" else image
-    low, high = cast("tuple[float, float]", measured.getextrema())
-    white = next((level for level in whites if high <= (1 + TOLERANCE) * level), 0)
-    if not white or low < -TOLERANCE * white or (white > 1 and high <= white / 16):
-        raise BadImageError(
-            f"The picture's levels go from {low:g} to {high:g}, and nothing says which of them is"
-            " white: save it as a JPEG or PNG."
-        )
-    return white
+def _deep_grey(image: Image.Image, transparent: int | None) -> Image.Image:
+    """Convert 16-bit grey, which Pillow would clip. The transparent level becomes white."""
+    levels = np.asarray(image)
+    grey = np.where(levels == transparent, 255, np.rint(levels / 257))
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def to_array(image: Image.Image) -> Photo:
