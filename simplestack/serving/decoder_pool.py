@@ -4,8 +4,9 @@ No check beforehand finds every picture that takes too much time or memory, and 
 stopped. So decoders are processes with limits that the kernel enforces, even within C code. Each
 has a socket of its own, and shares nothing that it could leave locked when it is killed.
 
-There are two lanes. In the fast one, a picture has a fraction of a second. What needs more goes to
-the slow one: one at a time, at low priority, with the memory that the container has left.
+There are two lanes. In the fast one, a picture may have a few pixels and take a fraction of a
+second. What fails there goes to the slow one: one at a time, at low priority, with the memory that
+the container has left.
 """
 
 import asyncio
@@ -22,29 +23,24 @@ from typing import Self
 
 from starlette.exceptions import HTTPException
 
-from simplestack.serving import decoder, errors
+from simplestack.serving import decoder, errors, images
 from simplestack.serving.cgroup import memory_limit
 from simplestack.serving.decoder import HEAD, MB, Limits
 from simplestack.serving.settings import Settings
 
 FAST_SECONDS, SLOW_SECONDS = 0.25, 4.0  # of CPU time for a picture
+FAST_PIXELS = 2_000_000  # as they leave the format's decoder
 FAST_MEMORY = 32 * MB  # bytes beyond those of a decoder at rest
 RESERVED = 325 * MB  # for all but the slow lane
 MOST_MEMORY = 1000 * MB
 WAITING = 8  # pictures that may wait for the slow lane
-DEAD = json.dumps(
-    (
-        errors.TooHeavyError.__name__,
-        "The picture needs too much time or memory to decode: use a smaller one.",
-    )
-).encode()
+DEAD = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
 KINDS = {
     kind.__name__: kind
     for kind in (
         errors.BadImageError,
         errors.DamagedImageError,
-        errors.TooHeavyError,
-        errors.TooManyPixelsError,
+        errors.TooLargeError,
         errors.UnsupportedFormatError,
     )
 }
@@ -59,7 +55,7 @@ class Decoders:
         share = memory_limit() // settings.web_concurrency
         memory = min(MOST_MEMORY, max(FAST_MEMORY, share - RESERVED))
         pixels = settings.max_pixels
-        self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, pixels))
+        self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, min(pixels, FAST_PIXELS)))
         self.slow = Lane(self.start, Limits(SLOW_SECONDS, memory, 10, pixels))
         self.count = max(1, min(3, cores, share // (256 * MB)))
         self.nursery: subprocess.Popen[bytes] | None = None
@@ -106,7 +102,7 @@ class Decoders:
         """Return the pixels of an encoded image, 224×224×3 uint8 RGB. Raises ImageError."""
         try:
             return await self.fast.decode(data)
-        except (errors.TooHeavyError, errors.DamagedImageError):  # perhaps by a lack of memory
+        except (errors.TooLargeError, errors.DamagedImageError):  # perhaps for lack of memory
             if self.slow.waiting >= WAITING:
                 raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY) from None
             return await self.slow.decode(data)

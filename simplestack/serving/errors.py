@@ -26,17 +26,11 @@ class BadImageError(ImageError):
 
 
 class DamagedImageError(BadImageError):
-    """The bytes are an image, but its pixels can't be decoded."""
+    """The bytes are an image, but it can't be decoded: perhaps for lack of memory."""
 
 
-class TooManyPixelsError(ImageError):
-    """The picture is larger than the limit: perhaps a decompression bomb."""
-
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-
-
-class TooHeavyError(ImageError):
-    """Decoding the picture takes more memory or time than there is."""
+class TooLargeError(ImageError):
+    """The picture has too many pixels, or decoding it takes too much memory or time."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 

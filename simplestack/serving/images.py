@@ -27,8 +27,7 @@ from simplestack.serving.errors import (
     BadImageError,
     DamagedImageError,
     ImageError,
-    TooHeavyError,
-    TooManyPixelsError,
+    TooLargeError,
 )
 
 RESIZE = 256  # pixels, the shorter side after resizing
@@ -50,11 +49,8 @@ PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None
 
-BITS = 8  # of a sample
 STRIP = 2**18  # pixels that are converted at once
-BUFFERS = 4_000_000  # bytes, in decoders
-HEIC = 12_000_000  # bytes: the stack of its decoder's thread, and what malloc keeps
-TOO_HEAVY = "The picture needs too much memory to decode: use a smaller one."
+TOO_HEAVY = "The picture needs too much memory or time to decode: use a smaller one."
 TOO_MUCH_TEXT = "The picture has too much text or too large a profile in it: save it without them."
 ORIENTATION = 0x0112  # in EXIF
 GREY_16 = {"I;16", "I;16B"}  # modes of Pillow
@@ -78,7 +74,7 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadImageError(DEEP_GREY)
     if image.width * image.height > max_pixels * _scale(image) ** 2:
         million = f"{max_pixels / 1e6:g}"
-        raise TooManyPixelsError(
+        raise TooLargeError(
             not_images.TOO_MANY_PIXELS.format(
                 width=image.width, height=image.height, million=million
             )
@@ -99,8 +95,8 @@ def _why(error: Exception, otherwise: ImageError) -> ImageError:
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError) or "Memory allocation" in str(error):
-        return TooHeavyError(TOO_HEAVY)
-    return TooHeavyError(TOO_MUCH_TEXT) if "MAX_TEXT" in str(error) else otherwise
+        return TooLargeError(TOO_HEAVY)
+    return TooLargeError(TOO_MUCH_TEXT) if "MAX_TEXT" in str(error) else otherwise
 
 
 def _factor(image: Image.Image, at_least: int) -> int:
@@ -112,56 +108,6 @@ def _scale(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
         return 1
     return min(8, 1 << (_factor(image, at_least).bit_length() - 1))
-
-
-def memory_to_open(data: bytes) -> int:
-    """Estimate how many bytes `identify` takes at most: a WebP's decoder begins with its pixels."""
-    if data[8:12] != b"WEBP":
-        return 0
-    if data[12:16] == b"VP8X":
-        width, height = (1 + int.from_bytes(data[i : i + 3], "little") for i in (24, 27))
-    elif data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
-    else:
-        width, height = (int.from_bytes(data[i : i + 2], "little") % 2**14 for i in (26, 28))
-    return 8 * width * height + len(data)
-
-
-def memory_to_decode(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
-    """Estimate from the header how many bytes `decode` takes at most, beyond those to open it."""
-    pixels, factor = image.width * image.height, _factor(image, at_least)
-    stored = pixels * {"1": 1, "L": 1, "P": 1, "I;16B": 6}.get(image.mode, 4)
-    strip = (8 if _is_rgb(image) else 32) * min(pixels, max(STRIP, image.width * factor))
-    after = 4 * pixels // factor**2 + strip
-    return stored // _scale(image, at_least) ** 2 + max(_memory_to_load(image), after) + BUFFERS
-
-
-def _memory_to_load(image: Image.Image) -> int:
-    """Return how many bytes the format's own decoder takes beside the pixels."""
-    pixels = image.width * image.height
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and "progressive" in image.info:
-        sampling = [(across, down) for _, across, down, _ in image.layer]
-        whole = max(across for across, _ in sampling) * max(down for _, down in sampling)
-        # All coefficients are kept, 16 bits each.
-        return int(2 * pixels * sum(across * down for across, down in sampling) / whole)
-    if image.format == "HEIF":
-        samples: float = {None: 1, 420: 1.5, 422: 2}.get(image.info.get("chroma"), 3)
-        samples += "A" in image.mode
-        return HEIC + int(3 * samples * pixels) * (1 if image.info["bit_depth"] <= BITS else 2)
-    if image.format == "TIFF":
-        rows = min(image.height, _tag(image, TiffImagePlugin.ROWSPERSTRIP, image.height))
-        width = _tag(image, TiffImagePlugin.TILEWIDTH, image.width)
-        # A strip or tile, which may be larger than the picture.
-        return 8 * width * _tag(image, TiffImagePlugin.TILELENGTH, rows)
-    return pixels * {"WEBP": 4, "AVIF": 12, "PPM": 8}.get(image.format or "", 0)
-
-
-def _tag(image: Image.Image, number: int, default: int) -> int:
-    """Return a tag of a TIFF, the first if there are several."""
-    value = getattr(image, "tag_v2", {}).get(number)
-    value = value[0] if isinstance(value, tuple) and value else value
-    return value if isinstance(value, int) else default
 
 
 def decode(image: Image.Image, at_least: int) -> Image.Image:
