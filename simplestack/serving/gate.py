@@ -6,6 +6,7 @@ things that are no image. Here, it gets nothing but a form with a 224×224 PPM p
 
 import asyncio
 import hmac
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simplestack.serving import images, settings
-from simplestack.serving.body import NO_TOP_K, TOP_K, image_of, inputs_of, is_json
+from simplestack.serving.body import NO_TOP_K
 from simplestack.serving.decoder_pool import RETRY, Decoders
 from simplestack.serving.site import CLASSIFY, PREDICT
 from simplestack.serving.telemetry import timed
 
 BUSY = "Too many requests at once: try again in a second."
+TOP_K = re.compile("[1-9][0-9]{,5}")
 BUFFERED = 5  # times MAX_BYTES that the bodies in flight may take together, in a worker
 DRAINED = 4  # times MAX_BYTES that are read: a client that is still sending may not see the answer
 BOUNDARY = secrets.token_hex(16)  # which no picture can know
@@ -50,17 +52,15 @@ class Gate:
         request = Request(scope, receive)
         try:
             async with asyncio.timeout(self.settings.timeout), self.body(request) as body:
-                if scope["path"] == CLASSIFY and is_json(request):
-                    image, query = inputs_of(body)
-                    scope = {**scope, "query_string": query or scope["query_string"]}
-                else:
-                    image = await image_of(request, body)
+                content_type = request.headers.get("content-type", "")
+                if scope["path"] == PREDICT and content_type.lower().startswith("application/json"):
+                    content_type = ""  # it takes a picture under any other type
                 if self.in_flight.locked():
                     raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
                 async with self.in_flight:
                     with timed(request.state, "decode"):
-                        photo = await self.decoders.decode(image)
-                    await self.app(*with_photo(scope, photo), send)
+                        photo, query = await self.decoders.decode(body, content_type)
+                    await self.app(*with_photo(scope, photo, query), send)
         except ClientDisconnect:
             pass  # nobody waits for an answer
         except TimeoutError:
@@ -145,8 +145,9 @@ def replay(body: bytes) -> Receive:
     return receive
 
 
-def with_photo(scope: Scope, photo: bytes) -> tuple[Scope, Receive]:
+def with_photo(scope: Scope, photo: bytes, query: bytes) -> tuple[Scope, Receive]:
     """Return the request that is forwarded: a form with the photo as PPM in place of the body."""
     headers = [item for item in scope["headers"] if not item[0].startswith(b"content-")]
     headers.append((b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()))
-    return {**scope, "headers": headers}, replay(FORM % photo)
+    query = query or scope["query_string"]
+    return {**scope, "headers": headers, "query_string": query}, replay(FORM % photo)

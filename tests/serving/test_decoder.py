@@ -79,7 +79,7 @@ def test_a_heic_of_tiles_is_decoded(ask, tiles):
 
 def test_the_answer_is_the_pixels(photo):
     data = photo.read_bytes()
-    assert decoder.decode(data, AMPLE) == (False, images.read(data).tobytes())
+    assert decoder.decode(data, "", AMPLE) == (False, images.read(data).tobytes())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_answer_is_the_pixels(photo):
     ],
 )
 def test_an_error_is_answered_by_its_name_and_sentence(photo, limits, error, words):
-    failed, answer = decoder.decode(photo.read_bytes()[:2000], limits)
+    failed, answer = decoder.decode(photo.read_bytes()[:2000], "", limits)
     name, sentence = json.loads(answer)
     assert failed
     assert getattr(errors, name) is error

@@ -1,4 +1,4 @@
-"""The pool of decoders: nobody but them dies of a picture."""
+"""The pool of decoders: only they die of a picture."""
 
 import asyncio
 import select
@@ -30,9 +30,9 @@ async def pool(anyio_backend):  # noqa: ARG001
 
 async def processes(pool):
     """Return the process that forks decoders, and these."""
-    nursery = psutil.Process(pool.nursery.pid)
-    await until(lambda: len(nursery.children()) == pool.count + 1)
-    return nursery, nursery.children()
+    fork_server = psutil.Process(pool.fork_server.pid)
+    await until(lambda: len(fork_server.children()) == pool.count + 1)
+    return fork_server, fork_server.children()
 
 
 async def until(condition):
@@ -80,8 +80,8 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
 
 @linux
 async def test_decoders_load_nothing_but_what_decoding_needs(pool):
-    nursery, forked = await processes(pool)
-    for process in (nursery, *forked):
+    fork_server, forked = await processes(pool)
+    for process in (fork_server, *forked):
         files = " ".join(mapping.path for mapping in process.memory_maps())
         assert "PIL" in files
         assert not any(name in files for name in ("torch", "onnxruntime", "pydantic"))
@@ -89,8 +89,8 @@ async def test_decoders_load_nothing_but_what_decoding_needs(pool):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, photo, number):
-    nursery, forked = await processes(pool)
-    await until(lambda: any(process.nice() > nursery.nice() for process in forked))
+    fork_server, forked = await processes(pool)
+    await until(lambda: any(process.nice() > fork_server.nice() for process in forked))
     slow = max(forked, key=psutil.Process.nice)  # that of the slow lane
     heavy = asyncio.create_task(pool.decode(hostile.build("JPEG of many scans")))
     await until(lambda: slow.cpu_times().user > 0.1)
@@ -120,12 +120,12 @@ async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, 
 
 
 async def test_a_killed_parent_of_the_decoders_is_replaced(pool, photo):
-    nursery, forked = await processes(pool)
+    fork_server, forked = await processes(pool)
     with pool.control:  # the pool leaves the one to the killed parent to the garbage collector
-        await kill(nursery, *forked)
+        await kill(fork_server, *forked)
         for _ in range(8):
             await pool.decode(photo.read_bytes())
-    assert pool.nursery.pid != nursery.pid
+    assert pool.fork_server.pid != fork_server.pid
 
 
 async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, monkeypatch, caplog):
