@@ -44,7 +44,7 @@ def write(photos: Iterable[Path], folder: Path) -> list[str]:
 def encode(data: bytes) -> bytes:
     """Return an encoded photo as a small JPEG, with its pixels and nothing else: EXIF names places.
 
-    Raises HttpError if it can't be decoded.
+    Raises ImageError if it can't be decoded.
     """
     upright = images.decode(images.identify(data), SIDE)
     photo, side = Image.fromarray(np.asarray(upright)), SIDE

@@ -1,93 +1,69 @@
-"""The picture in a request: its body, a file in it, or base64 in JSON."""
+"""The picture in the body of a request: the body itself, a file in a form, or base64 in JSON.
 
-import asyncio
+Untrusted, as pictures are, so it is unpacked in a decoder.
+"""
+
 import base64
 import json
-import re
-import sys
-import time
-from collections.abc import AsyncGenerator
+import math
 
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import File, FormParser, parse_options_header
 
-from simplestack.serving.errors import HttpError
+from simplestack.serving.errors import BadImageError
 
 CURL = "send it as curl -F image=@image.jpg does"
-BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{1,70}", re.ASCII)  # RFC 2046
-CHUNK = 2**14  # bytes that are parsed before others have their turn
-TOP_K = re.compile("[1-9][0-9]{,5}")
-NO_TOP_K = "top_k is not a number from 1 to 999999."
-INPUTS = re.compile(rb'"inputs"\s*+:\s*+"([\w+/=\\]*+)"', re.ASCII)  # base64
-LONGEST = 1000  # bytes of JSON around it: parsed, a few MB may take hundreds
-JSON = 'send {"inputs": the image in base64, "parameters": {"top_k": 5}}, or the bytes of the image'
-SECONDS = 0.5  # of CPU time, for a form: some padding is read byte by byte
+MAX_TOP_K = 999_999
+NO_TOP_K = f"top_k is not a number from 1 to {MAX_TOP_K}."
+NO_INPUTS = (
+    'This JSON has no image: send {"inputs": the image in base64, "parameters": {"top_k": 5}}, or'
+    " the bytes of the image."
+)
 
 
-class Parser(MultiPartParser):
-    """Keeps files in memory: there may be no disk."""
+def unpack(body: bytes, content_type: str) -> tuple[bytes, bytes]:
+    """Return the picture, and the parameters in JSON as a query string. Raises BadImageError."""
+    kind, options = parse_options_header(content_type)
+    if kind == b"multipart/form-data":
+        return unpack_form(body, options.get(b"boundary", b"")), b""
+    if kind == b"application/json":
+        return unpack_json(body)
+    return body, b""
 
-    spool_max_size = sys.maxsize
 
-
-async def image_of(request: Request, body: bytearray) -> bytes | bytearray:
-    """Return the body, or the first file in it if it is a form. Raises HttpError if it has none."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return body
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        spent = 0.0
-        for start in range(0, len(body), CHUNK):
-            began = time.thread_time()
-            yield bytes(body[start : start + CHUNK])  # returns once that is parsed
-            spent += time.thread_time() - began
-            if spent > SECONDS:
-                raise MultiPartException("takes too long")
-            await asyncio.sleep(0)
-
-    # Of the header, the parser gets nothing else: a charset would choose the decoder of fields.
-    _, options = parse_options_header(request.headers["content-type"])
-    if not BOUNDARY.fullmatch(boundary := options.get(b"boundary", b"")):
-        raise HttpError(f"The form is damaged: {CURL}.")
-    headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary.decode()}"'})
+def unpack_form(body: bytes, boundary: bytes) -> bytes:
+    """Return the first file in a form. Raises BadImageError if there is none."""
+    files: list[File] = []
+    in_memory = {"MAX_MEMORY_FILE_SIZE": math.inf}  # there may be no disk
     try:
-        form = await Parser(headers, stream()).parse()
-    except MultiPartException as error:
-        raise HttpError(f"The form is damaged: {CURL}.") from error
-    body.clear()  # or the picture would be held twice
-    for _, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            return await value.read()
-    raise HttpError(f"The form has no file: {CURL}.")
+        parser = FormParser(
+            "multipart/form-data", None, files.append, boundary=boundary, config=in_memory
+        )
+        parser.write(body)
+    except FormParserError as error:
+        raise BadImageError(f"The form is damaged: {CURL}.") from error
+    if not files:
+        raise BadImageError(f"The form has no file: {CURL}.")
+    files[0].file_object.seek(0)
+    return files[0].file_object.read()
 
 
-def is_json(request: Request) -> bool:
-    """Return whether a request says that its body is JSON."""
-    return request.headers.get("content-type", "").lower().startswith("application/json")
+def unpack_json(body: bytes) -> tuple[bytes, bytes]:
+    """Return the picture in JSON as Hugging Face's clients send it, and its `top_k` as a query.
 
-
-def inputs_of(body: bytearray) -> tuple[bytes | bytearray, bytes]:
-    """Return the image in JSON as Hugging Face's clients send it, and its parameters as a query.
-
-    Raises HttpError if the JSON is another.
+    Raises BadImageError if the JSON is another.
     """
-    found = INPUTS.search(body)
-    if not found or len(body) - len(found[1]) > LONGEST:
-        raise HttpError(f"This JSON has no image: {JSON}.")
     try:
-        image = base64.b64decode(found[1].replace(b"\\", b""), validate=True)
-        around = json.loads(body[: found.start(1)] + body[found.end(1) :])
-        parameters = around.get("parameters") or {}
+        content = json.loads(body)
+        picture = base64.b64decode(content["inputs"], validate=True)
+        parameters = content.get("parameters") or {}
         top_k, function = parameters.get("top_k"), parameters.get("function_to_apply")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise HttpError(f"This JSON has no image: {JSON}.") from error
-    body.clear()  # or the picture would be held twice
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BadImageError(NO_INPUTS) from error
     if function not in (None, "softmax"):  # a set would hash what may be a dict
-        raise HttpError("function_to_apply is another than softmax.")
+        raise BadImageError("function_to_apply is another than softmax.")
     if top_k is None:
-        return image, b""
-    if type(top_k) is not int or not TOP_K.fullmatch(str(top_k)):
-        raise HttpError(NO_TOP_K)
-    return image, f"top_k={top_k}".encode()
+        return picture, b""
+    if type(top_k) is not int or not 1 <= top_k <= MAX_TOP_K:  # True is an int, too
+        raise BadImageError(NO_TOP_K)
+    return picture, f"top_k={top_k}".encode()

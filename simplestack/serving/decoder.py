@@ -1,12 +1,16 @@
-"""A process that opens and decodes pictures, and may die of them.
+"""Decodes untrusted pictures in processes with limits of memory and CPU time.
 
     python -m simplestack.serving.decoder 3
 
 forks one for each socket that arrives through file descriptor 3. It loads nothing but Pillow,
-pillow-heif and NumPy, so that a decoder is small and starts in milliseconds.
+pillow-heif, NumPy and a parser of forms, so that a decoder is small and starts in milliseconds.
+
+A request is a line of JSON, `[content type, size]`, and a body of that size. The reply is a HEAD,
+and either pixels, 224×224×3 uint8, with a query string behind them, or an error as JSON.
 """
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -17,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from simplestack.serving import body as bodies
 from simplestack.serving import errors, images
 
-HEAD = struct.Struct("!?Q")  # whether what follows is an error, and its length in bytes
+HEAD = struct.Struct("!?Q")  # of a reply: whether it is an error, and its length in bytes
 MB = 1_000_000
 LONGEST = 60  # seconds for a picture, even if it takes no CPU time
 
@@ -56,6 +61,7 @@ def fork_decoders(control: socket.socket) -> NoReturn:
 def answer(worker: socket.socket, limits: Limits) -> None:
     """Decode one picture after the other until the worker has ended."""
     os.nice(limits.priority)
+    logging.disable()  # the parser of forms logs every mistake in them
     sys.stderr = os.fdopen(os.dup(2), "w")  # for a traceback; libtiff's complaints go nowhere
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if sys.platform == "linux":
@@ -64,36 +70,29 @@ def answer(worker: socket.socket, limits: Limits) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory,) * 2)
     with worker.makefile("rwb") as stream:
-        while head := stream.read(HEAD.size):
-            data = stream.read(HEAD.unpack(head)[1])
+        while line := stream.readline():
+            content_type, size = json.loads(line)
+            body = stream.read(size)
             signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # whose signal kills
             signal.setitimer(signal.ITIMER_REAL, LONGEST)
-            failed, reply = decode(data, limits)
+            failed, reply = decode(body, content_type, limits)
+            del body  # or it would be held beside the next
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             stream.write(HEAD.pack(failed, len(reply)) + reply)
             stream.flush()
 
 
-def decode(data: bytes, limits: Limits) -> tuple[bool, bytes]:
-    """Return whether a picture can't be decoded, and its pixels or the error as JSON."""
+def decode(body: bytes, content_type: str, limits: Limits) -> tuple[bool, bytes]:
+    """Return whether the picture in a body can't be decoded, and the reply to that."""
     try:
-        opened = images.memory_to_open(data) + len(data)
-        check(opened, limits)
-        image = images.identify(data, limits.max_pixels)
-        check(images.memory_to_decode(image) + opened, limits)
-        return False, images.to_array(image).tobytes()
-    except errors.HttpError as error:
-        return True, json.dumps([type(error).__name__, str(error)]).encode()
-
-
-def check(needed: int, limits: Limits) -> None:
-    """Raise TooHeavyError if a picture needs more memory than there is."""
-    if needed > limits.memory:
-        raise errors.TooHeavyError(
-            f"The picture needs too much memory to decode, {needed // MB} MB of at most"
-            f" {limits.memory // MB} MB: use a smaller one."
-        )
+        picture, query = bodies.unpack(body, content_type)
+        return False, images.read(picture, limits.max_pixels).tobytes() + query
+    except MemoryError:
+        error: errors.ImageError = errors.TooLargeError(images.TOO_HEAVY)
+    except errors.ImageError as caught:
+        error = caught
+    return True, json.dumps([type(error).__name__, str(error)]).encode()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Processes that open and decode pictures, and may die of them.
+"""The pool of decoders: processes that decode pictures, and may die of them.
 
 No check beforehand finds every picture that takes too much time or memory, and a thread can't be
 stopped. So decoders are processes with limits that the kernel enforces, even within C code. Each
 has a socket of its own, and shares nothing that it could leave locked when it is killed.
 
-There are two lanes. In the fast one, a picture has a fraction of a second. What needs more goes to
-the slow one: one at a time, at low priority, with the memory that the container has left.
+There are two lanes. In the fast one, a picture may have a few pixels and take a fraction of a
+second. What fails there goes to the slow one: one at a time, at low priority, with the memory that
+the container has left.
 """
 
 import asyncio
@@ -16,25 +17,35 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
-from simplestack.serving import decoder, errors
+from starlette.exceptions import HTTPException
+
+from simplestack.serving import decoder, errors, images
 from simplestack.serving.cgroup import memory_limit
 from simplestack.serving.decoder import HEAD, MB, Limits
 from simplestack.serving.settings import Settings
 
 FAST_SECONDS, SLOW_SECONDS = 0.25, 4.0  # of CPU time for a picture
+FAST_PIXELS = 2_000_000  # as they leave the format's decoder
 FAST_MEMORY = 32 * MB  # bytes beyond those of a decoder at rest
 RESERVED = 325 * MB  # for all but the slow lane
 MOST_MEMORY = 1000 * MB
+PIXELS = 3 * images.CROP**2  # bytes
 WAITING = 8  # pictures that may wait for the slow lane
-DEAD = json.dumps(
-    (
-        errors.TooHeavyError.__name__,
-        "The picture needs too much time or memory to decode: use a smaller one.",
+DEAD = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        errors.BadImageError,
+        errors.DamagedImageError,
+        errors.TooLargeError,
+        errors.UnsupportedFormatError,
     )
-).encode()
+}
+RETRY = {"Retry-After": "1"}
 BUSY = "Too many large pictures at once: try again in a second."
 
 
@@ -45,10 +56,10 @@ class Decoders:
         share = memory_limit() // settings.web_concurrency
         memory = min(MOST_MEMORY, max(FAST_MEMORY, share - RESERVED))
         pixels = settings.max_pixels
-        self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, pixels))
+        self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, min(pixels, FAST_PIXELS)))
         self.slow = Lane(self.start, Limits(SLOW_SECONDS, memory, 10, pixels))
         self.count = max(1, min(3, cores, share // (256 * MB)))
-        self.nursery: subprocess.Popen[bytes] | None = None
+        self.fork_server: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Self:
         """Start the decoders."""
@@ -62,15 +73,15 @@ class Decoders:
         self.control.close()
         self.fast.close()
         self.slow.close()
-        if self.nursery:
-            self.nursery.wait()
+        if self.fork_server:
+            self.fork_server.wait()
 
     def start(self, limits: Limits) -> socket.socket:
         """Start a decoder; return the socket to it."""
-        if self.nursery is None or self.nursery.poll() is not None:
+        if self.fork_server is None or self.fork_server.poll() is not None:
             self.control, theirs = socket.socketpair()
             with theirs:
-                self.nursery = subprocess.Popen(
+                self.fork_server = subprocess.Popen(
                     [sys.executable, "-m", decoder.__name__, str(theirs.fileno())],
                     cwd=Path(__file__).parents[2],
                     env={
@@ -88,14 +99,18 @@ class Decoders:
             socket.send_fds(self.control, [json.dumps(limits).encode()], [theirs.fileno()])
         return ours
 
-    async def decode(self, data: bytes | bytearray) -> bytes:
-        """Return the pixels of an encoded image, 224×224×3 uint8 RGB. Raises HttpError."""
+    async def decode(self, body: bytes | bytearray, content_type: str = "") -> tuple[bytes, bytes]:
+        """Return the pixels of the picture in a body, 224×224×3 uint8 RGB, and a query string.
+
+        Raises ImageError, and HTTPException if too many wait.
+        """
         try:
-            return await self.fast.decode(data)
-        except (errors.TooHeavyError, errors.DamagedImageError):  # perhaps by a lack of memory
+            reply = await self.fast.decode(body, content_type)
+        except (errors.TooLargeError, errors.DamagedImageError):  # perhaps for lack of memory
             if self.slow.waiting >= WAITING:
-                raise errors.BusyError(BUSY) from None
-            return await self.slow.decode(data)
+                raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY) from None
+            reply = await self.slow.decode(body, content_type)
+        return reply[:PIXELS], reply[PIXELS:]
 
 
 class Lane:
@@ -121,8 +136,8 @@ class Lane:
         while not self.idle.empty():
             self.idle.get_nowait().close()
 
-    async def decode(self, data: bytes | bytearray) -> bytes:
-        """Return the pixels of an encoded image. Raises HttpError."""
+    async def decode(self, body: bytes | bytearray, content_type: str = "") -> bytes:
+        """Return a decoder's reply to a body. Raises ImageError."""
         self.waiting += 1
         try:
             while has_ended(process := await self.idle.get()):
@@ -131,22 +146,24 @@ class Lane:
                 await asyncio.sleep(0)
         finally:
             self.waiting -= 1
-        # A decoder can't be told to stop: even if nobody waits, it is idle once it has answered.
-        failed, answer = await asyncio.shield(self._ask(process, data))
+        # A decoder can't be cancelled: if the client hangs up, it becomes idle after its reply.
+        failed, reply = await asyncio.shield(self._ask(process, body, content_type))
         if failed:
-            kind, message = json.loads(answer)
-            raise getattr(errors, kind)(message)
-        return answer
+            kind, message = json.loads(reply)
+            raise KINDS[kind](message)
+        return reply
 
-    async def _ask(self, process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:
+    async def _ask(
+        self, process: socket.socket, body: bytes | bytearray, content_type: str
+    ) -> tuple[bool, bytes]:
         try:
-            answer = await ask(process, data)
+            reply = await ask(process, body, content_type)
         except (OSError, EOFError, MemoryError):  # it has died, or can't be asked
             process.close()
             self.add()
             return True, DEAD
         self.idle.put_nowait(process)
-        return answer
+        return reply
 
 
 def has_ended(process: socket.socket) -> bool:
@@ -159,8 +176,10 @@ def has_ended(process: socket.socket) -> bool:
         return True
 
 
-async def ask(process: socket.socket, data: bytes | bytearray) -> tuple[bool, bytes]:
-    """Send a picture to a decoder; return whether it failed, and pixels or error."""
+async def ask(
+    process: socket.socket, body: bytes | bytearray, content_type: str = ""
+) -> tuple[bool, bytes]:
+    """Send a body to a decoder; return whether it failed, and its reply."""
     loop = asyncio.get_running_loop()
 
     async def receive(size: int) -> bytes:
@@ -171,7 +190,7 @@ async def ask(process: socket.socket, data: bytes | bytearray) -> tuple[bool, by
             received += chunk
         return bytes(received)
 
-    await loop.sock_sendall(process, HEAD.pack(False, len(data)))
-    await loop.sock_sendall(process, data)
+    await loop.sock_sendall(process, f"{json.dumps([content_type, len(body)])}\n".encode())
+    await loop.sock_sendall(process, body)
     failed, size = HEAD.unpack(await receive(HEAD.size))
     return failed, await receive(size)

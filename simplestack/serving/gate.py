@@ -6,20 +6,24 @@ things that are no image. Here, it gets nothing but a form with a 224×224 PPM p
 
 import asyncio
 import hmac
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simplestack.serving import errors, images, settings
-from simplestack.serving.body import NO_TOP_K, TOP_K, image_of, inputs_of, is_json
-from simplestack.serving.decoder_pool import Decoders
+from simplestack.serving import images, settings
+from simplestack.serving.body import NO_TOP_K
+from simplestack.serving.decoder_pool import RETRY, Decoders
 from simplestack.serving.site import CLASSIFY, PREDICT
 from simplestack.serving.telemetry import timed
 
 BUSY = "Too many requests at once: try again in a second."
+TOP_K = re.compile("[1-9][0-9]{,5}")
 BUFFERED = 5  # times MAX_BYTES that the bodies in flight may take together, in a worker
 DRAINED = 4  # times MAX_BYTES that are read: a client that is still sending may not see the answer
 BOUNDARY = secrets.token_hex(16)  # which no picture can know
@@ -30,7 +34,7 @@ FORM = (
 
 
 class Gate:
-    """ASGI middleware around the APIs. Raises an HttpError for what it doesn't forward."""
+    """ASGI middleware around the APIs. Raises HTTPException or ImageError if it rejects."""
 
     def __init__(self, app: ASGIApp, cores: int) -> None:
         self.app, self.settings = app, settings.read()
@@ -48,48 +52,55 @@ class Gate:
         request = Request(scope, receive)
         try:
             async with asyncio.timeout(self.settings.timeout), self.body(request) as body:
-                if scope["path"] == CLASSIFY and is_json(request):
-                    image, query = inputs_of(body)
-                    scope = {**scope, "query_string": query or scope["query_string"]}
-                else:
-                    image = await image_of(request, body)
+                content_type = request.headers.get("content-type", "")
+                if scope["path"] == PREDICT and content_type.lower().startswith("application/json"):
+                    content_type = ""  # it takes a picture under any other type
                 if self.in_flight.locked():
-                    raise errors.BusyError(BUSY)
+                    raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
                 async with self.in_flight:
                     with timed(request.state, "decode"):
-                        photo = await self.decoders.decode(image)
-                    await self.app(*with_photo(scope, photo), send)
+                        photo, query = await self.decoders.decode(body, content_type)
+                    await self.app(*with_photo(scope, photo, query), send)
         except ClientDisconnect:
             pass  # nobody waits for an answer
         except TimeoutError:
-            raise errors.LateError(
+            raise HTTPException(
+                HTTPStatus.GATEWAY_TIMEOUT,
                 f"There was no answer within {self.settings.timeout} seconds: try again later, or"
-                " with a smaller picture."
+                " with a smaller picture.",
             ) from None
 
-    def refusal(self, request: Request) -> errors.HttpError | None:
+    def refusal(self, request: Request) -> HTTPException | None:
         """Return what is wrong with a request, as far as its head tells."""
         if request.method != "POST":
-            return errors.MethodNotAllowedError(f"Use POST for {request.url.path}, with an image.")
+            return HTTPException(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"Use POST for {request.url.path}, with an image.",
+                {"Allow": "POST"},
+            )
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.encode("latin-1"), self.settings.api_token.encode())
         if self.settings.api_token and not (right and scheme.lower() == "bearer"):
-            return errors.UnauthorizedError(
-                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'."
+            return HTTPException(
+                HTTPStatus.UNAUTHORIZED,
+                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'.",
+                {"WWW-Authenticate": "Bearer"},
             )
         if request.query_params.get("explain", "0") not in {"0", "1"}:
-            return errors.HttpError("explain is neither 0 nor 1.")
+            return HTTPException(HTTPStatus.BAD_REQUEST, "explain is neither 0 nor 1.")
         if not TOP_K.fullmatch(request.query_params.get("top_k", "1")):
-            return errors.HttpError(NO_TOP_K)
+            return HTTPException(HTTPStatus.BAD_REQUEST, NO_TOP_K)
         if int(request.headers.get("content-length", 0)) > self.settings.max_bytes:
             return self.too_large()
         return None
 
-    def too_large(self) -> errors.BodyTooLargeError:
+    def too_large(self) -> HTTPException:
         """Return what is wrong with a body of too many bytes."""
-        return errors.BodyTooLargeError(
+        return HTTPException(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"The body has more than the {self.settings.max_bytes:,} bytes that are read: send a"
-            " smaller image."
+            " smaller image.",
+            {"Connection": "close"},
         )
 
     @asynccontextmanager
@@ -117,7 +128,7 @@ class Gate:
                     self.buffered += len(chunk)
                     # The more is buffered, the less may be added: small pictures pass large ones.
                     if size > BUFFERED * limit - self.buffered:
-                        raise errors.BusyError(BUSY)
+                        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
             if refusal:
                 raise refusal
             yield body
@@ -134,8 +145,9 @@ def replay(body: bytes) -> Receive:
     return receive
 
 
-def with_photo(scope: Scope, photo: bytes) -> tuple[Scope, Receive]:
+def with_photo(scope: Scope, photo: bytes, query: bytes) -> tuple[Scope, Receive]:
     """Return the request that is forwarded: a form with the photo as PPM in place of the body."""
     headers = [item for item in scope["headers"] if not item[0].startswith(b"content-")]
     headers.append((b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()))
-    return {**scope, "headers": headers}, replay(FORM % photo)
+    query = query or scope["query_string"]
+    return {**scope, "headers": headers, "query_string": query}, replay(FORM % photo)

@@ -4,9 +4,9 @@ Validation, calibration, packing and serving all take it, so they can't come to 
 Needs Pillow, pillow-heif and NumPy only: the served image has no torch in it.
 """
 
+import functools
 import io
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import pillow_heif
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     Image,
-    ImageFile,
     ImageOps,
     JpegImagePlugin,
     MpoImagePlugin,
@@ -27,9 +26,8 @@ from simplestack.serving import not_images
 from simplestack.serving.errors import (
     BadImageError,
     DamagedImageError,
-    HttpError,
-    TooHeavyError,
-    TooManyPixelsError,
+    ImageError,
+    TooLargeError,
 )
 
 RESIZE = 256  # pixels, the shorter side after resizing
@@ -51,38 +49,32 @@ PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 # Pillow's own limit only warns, and is one for the whole process; `identify` refuses instead.
 Image.MAX_IMAGE_PIXELS = None
 
-BITS = 8  # of a sample
 STRIP = 2**18  # pixels that are converted at once
-BUFFERS = 4_000_000  # bytes, in decoders
-HEIC = 12_000_000  # bytes: the stack of its decoder's thread, and what malloc keeps
-TOO_HEAVY = "The picture needs too much memory to decode: use a smaller one."
+TOO_HEAVY = "The picture needs too much memory or time to decode: use a smaller one."
 TOO_MUCH_TEXT = "The picture has too much text or too large a profile in it: save it without them."
 ORIENTATION = 0x0112  # in EXIF
-WHITES = (1, 255, 4095, 65535)  # one of which is white where a sample has more than 8 bits
-TOLERANCE = 0.1  # of white, by which levels may lie outside, as resizing leaves them
-WHITE_IS_ZERO = 0  # in a TIFF, as is the next
-SIGNED = 2
-# By what Pillow multiplies the levels of a PNG on loading, but not the one that is transparent.
-PNG_SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
+GREY_16 = {"I;16", "I;16B"}  # modes of Pillow
+DEEP_GREY = "This kind of deep grey isn't read: save the picture as a JPEG or PNG."
 
 Photo = NDArray[np.uint8]
 """CROP×CROP×3 uint8, RGB."""
 
 
 def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of an encoded image, without decoding its pixels. Raises HttpError."""
+    """Read the header of an encoded image, without decoding its pixels. Raises ImageError."""
     if not data:
         raise BadImageError(not_images.EMPTY)
     if not_images.is_text(data):
         raise not_images.refusal(data)
     try:
         image = Image.open(io.BytesIO(data), formats=not_images.FORMATS)
-        _scale_transparent_level(image)
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
         raise _why(error, not_images.refusal(data)) from error
+    if _is_other_deep_grey(image):
+        raise BadImageError(DEEP_GREY)
     if image.width * image.height > max_pixels * _scale(image) ** 2:
         million = f"{max_pixels / 1e6:g}"
-        raise TooManyPixelsError(
+        raise TooLargeError(
             not_images.TOO_MANY_PIXELS.format(
                 width=image.width, height=image.height, million=million
             )
@@ -90,22 +82,21 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _scale_transparent_level(image: ImageFile.ImageFile) -> None:
-    level = image.info.get("transparency")
-    scale = PNG_SCALES.get(str(image.tile[0].args)) if image.format == "PNG" else None
-    if scale and isinstance(level, tuple):
-        image.info["transparency"] = tuple(int(scale * part) for part in level)
-    elif scale and level is not None:
-        image.info["transparency"] = int(scale * level)
+def _is_other_deep_grey(image: Image.Image) -> bool:
+    """Return whether an image has more than 8 bits of grey, but not 0 for black to 65535."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    other_bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,)) != (16,)
+    return image.mode in {"I", "F"} or (image.mode in GREY_16 and (inverted or other_bits))
 
 
-def _why(error: Exception, otherwise: HttpError) -> HttpError:
+def _why(error: Exception, otherwise: ImageError) -> ImageError:
     """Return what to tell about an error of Pillow, whose own words help nobody."""
-    if isinstance(error, HttpError):
+    if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError) or "Memory allocation" in str(error):
-        return TooHeavyError(TOO_HEAVY)
-    return TooHeavyError(TOO_MUCH_TEXT) if "MAX_TEXT" in str(error) else otherwise
+        return TooLargeError(TOO_HEAVY)
+    return TooLargeError(TOO_MUCH_TEXT) if "MAX_TEXT" in str(error) else otherwise
 
 
 def _factor(image: Image.Image, at_least: int) -> int:
@@ -119,61 +110,11 @@ def _scale(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
     return min(8, 1 << (_factor(image, at_least).bit_length() - 1))
 
 
-def memory_to_open(data: bytes) -> int:
-    """Estimate how many bytes `identify` takes at most: a WebP's decoder begins with its pixels."""
-    if data[8:12] != b"WEBP":
-        return 0
-    if data[12:16] == b"VP8X":
-        width, height = (1 + int.from_bytes(data[i : i + 3], "little") for i in (24, 27))
-    elif data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
-    else:
-        width, height = (int.from_bytes(data[i : i + 2], "little") % 2**14 for i in (26, 28))
-    return 8 * width * height + len(data)
-
-
-def memory_to_decode(image: Image.Image, at_least: int = 2 * RESIZE) -> int:
-    """Estimate from the header how many bytes `decode` takes at most, beyond those to open it."""
-    pixels, factor = image.width * image.height, _factor(image, at_least)
-    stored = pixels * {"1": 1, "L": 1, "P": 1, "I;16B": 6}.get(image.mode, 4)
-    strip = (8 if _is_rgb(image) else 32) * min(pixels, max(STRIP, image.width * factor))
-    after = 4 * pixels // factor**2 + strip
-    return stored // _scale(image, at_least) ** 2 + max(_memory_to_load(image), after) + BUFFERS
-
-
-def _memory_to_load(image: Image.Image) -> int:
-    """Return how many bytes the format's own decoder takes beside the pixels."""
-    pixels = image.width * image.height
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and "progressive" in image.info:
-        sampling = [(across, down) for _, across, down, _ in image.layer]
-        whole = max(across for across, _ in sampling) * max(down for _, down in sampling)
-        # All coefficients are kept, 16 bits each.
-        return int(2 * pixels * sum(across * down for across, down in sampling) / whole)
-    if image.format == "HEIF":
-        samples: float = {None: 1, 420: 1.5, 422: 2}.get(image.info.get("chroma"), 3)
-        samples += "A" in image.mode
-        return HEIC + int(3 * samples * pixels) * (1 if image.info["bit_depth"] <= BITS else 2)
-    if image.format == "TIFF":
-        rows = min(image.height, _tag(image, TiffImagePlugin.ROWSPERSTRIP, image.height))
-        width = _tag(image, TiffImagePlugin.TILEWIDTH, image.width)
-        # A strip or tile, which may be larger than the picture.
-        return 8 * width * _tag(image, TiffImagePlugin.TILELENGTH, rows)
-    return pixels * {"WEBP": 4, "AVIF": 12, "PPM": 8}.get(image.format or "", 0)
-
-
-def _tag(image: Image.Image, number: int, default: int) -> int:
-    """Return a tag of a TIFF, the first if there are several."""
-    value = getattr(image, "tag_v2", {}).get(number)
-    value = value[0] if isinstance(value, tuple) and value else value
-    return value if isinstance(value, int) else default
-
-
 def decode(image: Image.Image, at_least: int) -> Image.Image:
     """Decode an opened image into upright 8-bit RGB; of several pictures, the first or primary one.
 
     A picture with sides of twice `at_least` pixels or more is reduced by a whole number, as long as
-    its sides keep so many. Raises HttpError if the pixels can't be decoded.
+    its sides keep so many. Raises ImageError if the pixels can't be decoded.
     """
     try:
         image.draft(image.mode, (at_least, at_least))  # JPEGs come reduced from their decoder
@@ -218,8 +159,8 @@ def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Return the function that converts parts of an image to RGB."""
     if _is_rgb(image):
         return lambda part: part
-    if image.mode[0] in "IF":
-        return _grey_conversion(image)
+    if image.mode in GREY_16:
+        return functools.partial(_deep_grey, transparent=image.info.get("transparency"))
     if image.has_transparency_data:
         return _on_white
     return lambda part: part.convert("RGB")
@@ -230,33 +171,11 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def _grey_conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Return the conversion of grey with more than 8 bits, which Pillow would clip, not scale."""
-    white, transparent = _white(image), image.info.get("transparency")
-    inverted = _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == WHITE_IS_ZERO
-
-    def to_rgb(part: Image.Image) -> Image.Image:
-        levels = np.asarray(part, dtype=np.float64)
-        grey = np.rint(np.clip(np.nan_to_num(levels) * 255 / white, 0, 255))
-        grey = np.where(levels == transparent, 255, 255 - grey if inverted else grey)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-
-    return to_rgb
-
-
-def _white(image: Image.Image) -> int:
-    """Return the first of WHITES that no level exceeds. Raises BadImageError if none fits."""
-    signed = _tag(image, TiffImagePlugin.SAMPLEFORMAT, 1) == SIGNED
-    whites = sorted({*WHITES, 32767}) if signed else WHITES
-    measured = image.convert("I") if image.mode == "I;16B" else image
-    low, high = cast("tuple[float, float]", measured.getextrema())
-    white = next((level for level in whites if high <= (1 + TOLERANCE) * level), 0)
-    if not white or low < -TOLERANCE * white or (white > 1 and high <= white / 16):
-        raise BadImageError(
-            f"The picture's levels go from {low:g} to {high:g}, and nothing says which of them is"
-            " white: save it as a JPEG or PNG."
-        )
-    return white
+def _deep_grey(image: Image.Image, transparent: int | None) -> Image.Image:
+    """Convert 16-bit grey, which Pillow would clip. The transparent level becomes white."""
+    levels = np.asarray(image)
+    grey = np.where(levels == transparent, 255, np.rint(levels / 257))
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def to_array(image: Image.Image) -> Photo:

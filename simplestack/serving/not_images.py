@@ -4,12 +4,17 @@ import re
 
 from PIL import Image
 
-from simplestack.serving.errors import BadImageError, HttpError, UnsupportedFormatError
+from simplestack.serving.errors import (
+    BadImageError,
+    DamagedImageError,
+    ImageError,
+    UnsupportedFormatError,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # MPO opens as JPEG
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
 EMPTY = "There is no image: this is empty."
-DAMAGED = "The image is damaged or cut off: use an undamaged file."
+DAMAGED = "The image is damaged or cut off, or too large to decode: use another file."
 TOO_MANY_PIXELS = (
     "The picture has {width}×{height} pixels, more than the {million} million that are read: use a"
     " smaller one."
@@ -17,8 +22,8 @@ TOO_MANY_PIXELS = (
 OTHER = f"This is a {{kind}} file: {USE}"
 UNKNOWN = f"This is not an image that can be read: {USE}"
 UNREADABLE = (
-    "This {kind} file can't be read: it is damaged or cut off, or of a rare kind. Save it anew, as"
-    " a JPEG or PNG."
+    "This {kind} file can't be read: it is damaged or cut off, too large, or of a rare kind. Save"
+    " it again, as a JPEG or PNG."
 )
 SEND = "send the bytes of the file, as curl --data-binary @image.jpg does."
 
@@ -74,7 +79,7 @@ def is_text(data: bytes) -> bool:
     return b"\0" not in data and not re.match(rb"P[1-6f][\s#]", data)
 
 
-def refusal(data: bytes) -> HttpError:
+def refusal(data: bytes) -> ImageError:
     """Return what to tell about data that can't be opened as an image."""
     if kind := _other_file(data):
         return UnsupportedFormatError(OTHER.format(kind=kind))
@@ -83,7 +88,7 @@ def refusal(data: bytes) -> HttpError:
             if re.match(pattern, data):
                 return BadImageError(sentence)
     elif kind := next(filter(lambda name: _looks_like(name, data), FORMATS), None):
-        return BadImageError(UNREADABLE.format(kind=kind))
+        return DamagedImageError(UNREADABLE.format(kind=kind))
     return BadImageError(UNKNOWN)
 
 

@@ -5,10 +5,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
@@ -16,8 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simplestack.serving import settings, telemetry
-from simplestack.serving.errors import NotFoundError
-from simplestack.serving.responses import REFUSALS, JsonLine
+from simplestack.serving.responses import ROUTER_HANDLERS, JsonLine
 
 PREDICT, CLASSIFY = "/predict", "/classify"
 DESCRIPTIONS = "/docs.json", "/openapi.json"
@@ -57,7 +58,7 @@ def closed(app: ASGIApp) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "/")
         if path not in known and not BENTOMLS.fullmatch(path):
-            raise NotFoundError("There is nothing at this path.")
+            raise HTTPException(HTTPStatus.NOT_FOUND, "There is nothing at this path.")
         await app(scope, receive, send)
 
     return refuse
@@ -83,7 +84,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
     def example(name: str) -> Callable[[Request], Response]:
         def photo(_: Request) -> Response:
             if name not in about()["examples"]:
-                raise NotFoundError("The photos are not shown.")
+                raise HTTPException(HTTPStatus.NOT_FOUND, "The photos are not shown.")
             return FileResponse(packed(name), headers=HEADERS)
 
         return photo
@@ -101,7 +102,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
             Route("/metrics", telemetry.metrics),
             *(Route(f"/{name}", example(name)) for name in EXAMPLES),
         ],
-        exception_handlers=REFUSALS,
+        exception_handlers=ROUTER_HANDLERS,
     )
     app.router.redirect_slashes = False  # such a redirect names the host as the client does
     return app

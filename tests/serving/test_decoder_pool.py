@@ -1,4 +1,4 @@
-"""The pool of decoders: nobody but them dies of a picture."""
+"""The pool of decoders: only they die of a picture."""
 
 import asyncio
 import select
@@ -9,13 +9,14 @@ from contextlib import suppress
 import hostile
 import psutil
 import pytest
+from starlette.exceptions import HTTPException
 
 from simplestack.serving import decoder_pool, errors, settings
 from simplestack.serving.decoder import Limits
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 pytestmark = pytest.mark.anyio
-NO_ANSWER = "needs too much time or memory"
+NO_ANSWER = "needs too much memory or time"
 
 
 anyio_backend = pytest.fixture(lambda: "asyncio", name="anyio_backend")
@@ -29,9 +30,9 @@ async def pool(anyio_backend):  # noqa: ARG001
 
 async def processes(pool):
     """Return the process that forks decoders, and these."""
-    nursery = psutil.Process(pool.nursery.pid)
-    await until(lambda: len(nursery.children()) == pool.count + 1)
-    return nursery, nursery.children()
+    fork_server = psutil.Process(pool.fork_server.pid)
+    await until(lambda: len(fork_server.children()) == pool.count + 1)
+    return fork_server, fork_server.children()
 
 
 async def until(condition):
@@ -64,23 +65,23 @@ def test_cores_and_memory_limit_the_decoders(monkeypatch, memory, workers, cores
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        *(("large HEIC", "too much memory"), ("HEIC of more pictures", "can't be read")),
-        *(("HEIC of a false size", "damaged or cut off"), ("large PPM", "too much memory")),
+        *(("large HEIC", NO_ANSWER), ("HEIC of more pictures", "can't be read")),
+        *(("HEIC of a false size", "damaged or cut off"), ("large PPM", "too large to decode")),
         *(("PPM of many comments", NO_ANSWER), ("plain PPM", NO_ANSWER)),
     ],
 )
 async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words):
     lane = decoder_pool.Lane(pool.start, Limits(1, 211_000_000, 0, 64_000_000))
     lane.add()
-    with pytest.raises(errors.HttpError, match=words):
+    with pytest.raises(errors.ImageError, match=words):
         await lane.decode(hostile.build(kind))
     lane.close()
 
 
 @linux
 async def test_decoders_load_nothing_but_what_decoding_needs(pool):
-    nursery, forked = await processes(pool)
-    for process in (nursery, *forked):
+    fork_server, forked = await processes(pool)
+    for process in (fork_server, *forked):
         files = " ".join(mapping.path for mapping in process.memory_maps())
         assert "PIL" in files
         assert not any(name in files for name in ("torch", "onnxruntime", "pydantic"))
@@ -88,13 +89,13 @@ async def test_decoders_load_nothing_but_what_decoding_needs(pool):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, photo, number):
-    nursery, forked = await processes(pool)
-    await until(lambda: any(process.nice() > nursery.nice() for process in forked))
+    fork_server, forked = await processes(pool)
+    await until(lambda: any(process.nice() > fork_server.nice() for process in forked))
     slow = max(forked, key=psutil.Process.nice)  # that of the slow lane
     heavy = asyncio.create_task(pool.decode(hostile.build("JPEG of many scans")))
     await until(lambda: slow.cpu_times().user > 0.1)
     slow.send_signal(number)
-    with pytest.raises(errors.TooHeavyError, match=NO_ANSWER) as raised:
+    with pytest.raises(errors.TooLargeError, match=NO_ANSWER) as raised:
         await heavy
     assert raised.value.status == 413
     for decode in (pool.decode, pool.fast.decode, pool.slow.decode):
@@ -112,19 +113,19 @@ async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, 
     answer = asyncio.create_task(pool.decode(body))
     await until(lambda: len(select.select([], sockets, [], 0)[1]) < pool.count)  # one is full
     await kill(*forked)
-    with suppress(errors.TooHeavyError):
+    with suppress(errors.TooLargeError):
         await answer
     for _ in range(8):
         await pool.decode(body)
 
 
 async def test_a_killed_parent_of_the_decoders_is_replaced(pool, photo):
-    nursery, forked = await processes(pool)
+    fork_server, forked = await processes(pool)
     with pool.control:  # the pool leaves the one to the killed parent to the garbage collector
-        await kill(nursery, *forked)
+        await kill(fork_server, *forked)
         for _ in range(8):
             await pool.decode(photo.read_bytes())
-    assert pool.nursery.pid != nursery.pid
+    assert pool.fork_server.pid != fork_server.pid
 
 
 async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, monkeypatch, caplog):
@@ -144,5 +145,6 @@ async def test_no_more_than_eight_wait_for_the_slow_lane(pool, photo, monkeypatc
     with pytest.raises(errors.DamagedImageError):
         await pool.decode(cut_off)
     pool.slow.waiting = 8
-    with pytest.raises(errors.BusyError, match="Too many large pictures"):
+    with pytest.raises(HTTPException, match="503: Too many large pictures") as raised:
         await pool.decode(cut_off)
+    assert raised.value.headers == {"Retry-After": "1"}

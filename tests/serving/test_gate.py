@@ -50,11 +50,13 @@ class Door:
         self.app = ExceptionMiddleware(self.gate, handlers=HANDLERS)
         self.decoded, self.forwarded, self.open = [], [], asyncio.Event()
         self.open.set()
+        self.query = b""
 
-    async def decode(self, data):
-        self.decoded.append(bytes(data))
+    async def decode(self, body, content_type):
+        self.decoded.append(bytes(body))
+        self.content_type = content_type
         await self.open.wait()
-        return PHOTO
+        return PHOTO, self.query
 
     async def api(self, scope, receive, send):
         self.forwarded.append((scope, await receive()))
@@ -122,6 +124,24 @@ async def test_the_api_gets_a_form_with_the_photo_and_no_other_header_of_the_bod
         ((name, file),) = form.multi_items()
         assert (name, file.content_type) == ("image", "image/ppm")
         assert await file.read() == b"P6 224 224 255\n" + PHOTO
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "unpacked"),
+    [
+        ("/predict", "Multipart/Form-Data; boundary=x", "Multipart/Form-Data; boundary=x"),
+        ("/classify", "application/json", "application/json"),
+        ("/predict", "Application/JSON; charset=x", ""),  # which may be any picture's
+    ],
+)
+async def test_forms_and_json_are_left_to_decoders_and_their_query_is_forwarded(
+    path, content_type, unpacked
+):
+    door = Door()
+    for door.query, expected in ((b"top_k=3", b"top_k=3"), (b"", b"explain=1")):
+        await door.ask(b"a", path=path, query="explain=1", content_type=content_type)
+        assert door.content_type == unpacked
+        assert door.forwarded[-1][0]["query_string"] == expected
 
 
 @pytest.mark.parametrize("changes", [{"path": "/"}, {"path": "/predict/"}, {"type": "websocket"}])

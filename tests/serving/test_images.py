@@ -214,14 +214,6 @@ def test_first_frame_of_an_animation_is_read(kind):
     assert images.read(data).mean((0, 1)).round()[[0, 2]] == pytest.approx([255, 0], abs=2)
 
 
-@pytest.mark.parametrize(("white", "kind"), [(1023, ">u2"), (65535, ">u2"), (1, "<f4")])
-def test_a_deep_portable_graymap_or_floatmap_is_read(scene, white, kind):
-    levels = np.asarray(scene.convert("L")) * (white / 255)
-    levels = levels[::-1] if white == 1 else np.rint(levels)
-    head = b"Pf\n400 300\n-1.0\n" if white == 1 else b"P5 400 300 %d\n" % white
-    assert difference(head + levels.astype(kind).tobytes(), scene.convert("L")) < 1
-
-
 # Transparency
 
 
@@ -263,13 +255,6 @@ def test_a_transparent_level_of_grey_is_white_at_any_depth(bits, white):
     assert (array[:, :50].max(), array[:, -50:].min()) == (0 if white else 255, 255)
 
 
-def test_a_transparent_colour_of_16_bits_is_white():
-    pixel = struct.pack(">HHH", 0x1234, 0x5678, 0x9ABC)
-    chunks, data = [(b"tRNS", pixel)], (b"\0" + pixel * 300) * 300
-    assert images.read(png((300, 300), data, bits=16)).max() < 200
-    assert images.read(png((300, 300), data, bits=16, chunks=chunks)).min() == 255
-
-
 def test_grey_with_multiplied_alpha_is_read(scene):
     grey = np.asarray(scene.convert("L"))
     samples = np.stack([grey, np.full_like(grey, 255)], axis=2)
@@ -285,63 +270,34 @@ def test_grey_with_multiplied_alpha_is_read(scene):
 RAMP = np.linspace(0, 1, 400) * np.ones((300, 1))
 
 
-def deep_tiff(levels, kind, *, inverted=False):
+def deep_tiff(levels, kind, **changed):
     """Encode H×W levels as a TIFF with samples of that type."""
-    data = (levels if "f" in kind else np.rint(levels)).astype(kind)
-    values = {258: 8 * data.itemsize, 259: 1, 262: int(not inverted)}
+    data = levels.astype(kind)
+    values = {258: 8 * data.itemsize, 259: 1, 262: 1, **changed}
     values[339] = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
     order = ">" if kind[0] == ">" else "<"
-    tags = {tag: (4, 1, struct.pack(f"{order}I", value)) for tag, value in values.items()}
+    tags = {int(tag): (4, 1, struct.pack(f"{order}I", value)) for tag, value in values.items()}
     return hostile.tiff(*levels.shape[::-1], data=data.tobytes(), tags=tags, order=order)
 
 
-@pytest.mark.parametrize(
-    ("kind", "white"),
-    [
-        *(("f4", 1), ("f4", 255), ("f4", 4095), ("f4", 65535), (">f4", 1), ("u2", 65535)),
-        *((">u2", 4095), (">u2", 65535), ("u4", 255), ("i2", 255), ("i2", 32767)),
-        *(("i4", 4095), (">i4", 255)),
-    ],
-)
-def test_deep_grey_is_scaled_by_what_its_white_is_and_may_be_inverted(kind, white):
+@pytest.mark.parametrize("kind", ["u2", ">u2"])
+def test_grey_of_16_bits_is_scaled(kind):
     levels = np.rint(RAMP * 255).astype(np.uint8)  # not truncated
-    assert difference(deep_tiff(RAMP * white, kind), Image.fromarray(levels)) < 0.1
-    if kind in {"u2", "f4"}:  # Pillow opens no others
-        inverted = deep_tiff(RAMP * white, kind, inverted=True)
-        assert difference(inverted, Image.fromarray(255 - levels)) < 0.1
+    assert difference(deep_tiff(RAMP * 65535, kind), Image.fromarray(levels)) < 0.1
 
 
 @pytest.mark.parametrize(
-    ("kind", "low", "high", "white"),
+    "data",
     [
-        *(("f4", 0, 0, 1), ("f4", 0, 1.09, 1), ("f4", -0.09, 1, 1), ("f4", 0, 16, 255)),
-        *(("f4", 0, 280.5, 255), ("f4", -25.5, 255, 255), ("f4", 0, 281, 4095)),
-        *(("f4", 0, 4504, 4095), ("f4", 0, 4505, 65535), ("f4", 0, 72_088, 65535)),
-        *(("i2", 0, 4505, 32767), ("u2", 0, 4505, 65535)),
+        *(deep_tiff(RAMP, kind) for kind in ("f4", ">f4", "i2", "u4", "i4")),
+        *(deep_tiff(RAMP, "u2", **change) for change in ({"258": 12}, {"262": 0})),
+        *(b"P5 2 1 1023 " + bytes(4), b"Pf\n2 1\n-1.0\n" + bytes(8)),
     ],
+    ids=itertools.count(),
 )
-def test_white_is_the_first_that_no_level_exceeds_by_more_than_a_tenth(kind, low, high, white):
-    array = images.read(deep_tiff(np.where(RAMP < 0.5, low, high), kind))
-    assert array[:, :50].max() == max(0, round(low * 255 / white))
-    assert (array[:, -50:] == min(255, round(high * 255 / white))).all()
-
-
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [(0, 1.11), (0, 255 / 16), (-0.11, 1), (-25.6, 255), (0, 72_089), (-1e9, 0), (np.nan, np.nan)],
-)
-def test_deep_grey_without_a_known_white_is_rejected_with_its_levels(low, high):
-    with pytest.raises(images.BadImageError) as raised:
-        images.read(deep_tiff(np.where(RAMP < 0.5, low, high), "f4"))
-    assert str(raised.value) == (
-        f"The picture's levels go from {low:g} to {high:g}, and nothing says which of them is"
-        " white: save it as a JPEG or PNG."
-    )
-
-
-def test_gaps_in_floats_are_black():
-    levels = np.where((RAMP < 0.5) & (RAMP > 0), np.nan, RAMP)
-    assert images.read(deep_tiff(levels, "f4"))[:, :50].max() == 0
+def test_other_deep_grey_is_rejected_with_what_to_do(data):
+    with pytest.raises(images.BadImageError, match="save the picture as a JPEG or PNG"):
+        images.identify(data)
 
 
 def test_samples_that_cant_be_read_are_rejected():
@@ -367,7 +323,7 @@ def test_a_png_with_much_text_is_read_or_rejected_for_it(scene, kind, head, at):
     accepted, rejected = (data[:at] + hostile.chunk(kind, head + t) + data[at:] for t in texts)
     assert difference(accepted, scene) == 0
     said = "The picture has too much text or too large a profile in it: save it without them."
-    with pytest.raises(images.TooHeavyError, match=f"^{said}$"):
+    with pytest.raises(images.TooLargeError, match=f"^{said}$"):
         images.read(rejected)
 
 
@@ -391,8 +347,12 @@ def test_a_picture_takes_hardly_more_memory_than_its_pixels(mode, size, memory):
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (MemoryError(), images.TooHeavyError, "^The picture needs too much memory to decode: "),
-        (RuntimeError("Memory allocation error: 5"), images.TooHeavyError, "too much memory"),
+        (
+            MemoryError(),
+            images.TooLargeError,
+            "too much memory or time to decode: ",
+        ),
+        (RuntimeError("Memory allocation error: 5"), images.TooLargeError, "too much memory"),
         (ValueError("a bug"), images.BadImageError, "damaged or cut off"),
         (images.BadImageError("as it is"), images.BadImageError, "^as it is$"),
     ],
@@ -408,14 +368,14 @@ def test_an_error_of_a_decoder_is_told_in_plain_words(monkeypatch, error, kind, 
 
 def test_64_million_pixels_are_read_unless_set_otherwise():
     assert images.identify(png((8000, 8000))).size == (8000, 8000)
-    with pytest.raises(images.TooManyPixelsError) as raised:
+    with pytest.raises(images.TooLargeError) as raised:
         images.read(png((8000, 8001)))
     assert str(raised.value) == (
         "The picture has 8000×8001 pixels, more than the 64 million that are read: use a smaller"
         " one."
     )
     assert images.read(encode(Image.new("1", (40, 30)), "PNG"), 1200).shape == (224, 224, 3)
-    with pytest.raises(images.TooManyPixelsError, match=r"than the 0.001199 million"):
+    with pytest.raises(images.TooLargeError, match=r"than the 0.001199 million"):
         images.read(encode(Image.new("1", (40, 30)), "PNG"), 1199)
     assert images.identify(png((20_000, 20_000)), 400_000_000).size == (20_000, 20_000)
 
@@ -434,77 +394,14 @@ def jpeg(size, mode="RGB", **options):
 def test_a_jpeg_counts_as_its_decoder_reduces_it(size, factor):
     data, counted = jpeg(size), size[0] * size[1] / factor**2
     assert images.identify(data, int(counted)).size == size
-    with pytest.raises(images.TooManyPixelsError, match=f"{size[0]}×{size[1]}"):
+    with pytest.raises(images.TooLargeError, match=f"{size[0]}×{size[1]}"):
         images.identify(data, int(counted) - 1)
 
 
 @pytest.mark.parametrize("kind", not_images.FORMATS)
 def test_truncated_image_is_rejected_in_plain_words(scene, kind):
     data = encode(scene, kind)
-    words = r"^(The image is damaged or cut off: use an .*|This \w+ file can.t be read: .*)$"
+    words = r"^(The image is damaged or cut off, .*|This \w+ file can.t be read: .*)$"
     for share in (0.1, 0.9):
         with pytest.raises(images.BadImageError, match=words):
             images.read(data[: int(share * len(data))])
-
-
-# The memory that is estimated from a header, on which it depends whether a picture is decoded
-
-
-@pytest.mark.parametrize(
-    ("rest", "width", "height"),
-    [  # the first with two bits for a scale beside each side, the second with one for alpha
-        (b"VP8 " + bytes(10) + struct.pack("<HH", 345 | 1 << 14, 12_345 | 3 << 14), 345, 12_345),
-        (b"VP8L\0\0\0\0/" + struct.pack("<I", 344 | 12_344 << 14 | 1 << 28), 345, 12_345),
-        (b"VP8X" + bytes(8) + b"\x6f\x11\x01\x3f\xe2\x01", 70_000, 123_456),
-    ],
-)
-def test_to_open_a_webp_takes_twice_its_pixels_and_itself(rest, width, height):
-    header = b"RIFF\0\0\0\0WEBP" + rest
-    assert images.memory_to_open(header) == 8 * width * height + len(header)
-
-
-@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
-def test_the_size_of_a_real_webp_is_found_and_other_formats_take_nothing(options):
-    data = encode(Image.new("RGB", (1000, 300)), "WEBP", **options)
-    assert images.memory_to_open(data) == 8 * 1000 * 300 + len(data)
-    assert images.memory_to_open(jpeg((1000, 300))) == 0
-
-
-def small(mode, kind, **options):
-    return encode(Image.new(mode, (640, 480)), kind, **options)
-
-
-LONG = 4, 1, struct.pack("<I", 20_480)
-
-
-def tiff(*heights):
-    """Return the beginning of a TIFF with strips of so many rows."""
-    rows = {278: (4, len(heights), struct.pack(f"<{len(heights)}I", *heights))} if heights else {}
-    return hostile.tiff(4000, 3000, data=b"", tags=rows)
-
-
-@pytest.mark.filterwarnings("ignore:Metadata Warning")
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        *((jpeg((4000, 3000)), 11_017_152), (jpeg((4000, 3000), "L"), 15_058_608)),
-        (jpeg((4000, 3000), progressive=True), 43_000_000),
-        (jpeg((4000, 3000), progressive=True, subsampling="4:4:4"), 79_000_000),
-        (jpeg((4000, 3000), "CMYK", progressive=True), 103_000_000),
-        (jpeg((12_000, 9000), progressive=True), 334_750_000),  # of the 341 MB of docs/api.md
-        *((png((4000, 3000), colours=0), 26_308_608), (png((4000, 3000), colours=6), 62_308_608)),
-        (png((40_000, 20_000)), 3_218_583_879),  # of which 39 rows become one
-        *((b"P6 4000 3000 255 ", 148_000_000), (b"P4 4000 3000 ", 112_000_000)),
-        *((small("RGB", "HEIF"), 18_611_200), (small("RGB", "HEIF", chroma=422), 19_072_000)),
-        *((small("L", "HEIF"), 17_228_800), (small("RGB", "HEIF", chroma=444), 19_993_600)),
-        *((small("RGBA", "HEIF"), 19_532_800), (small("I;16", "HEIF"), 19_072_000)),
-        *((small("RGB", "AVIF"), 8_915_200), (small("RGB", "WEBP"), 8_554_752)),
-        *((small("P", "GIF"), 13_924_608), (deep_tiff(RAMP, ">u2"), 9_040_000)),
-        *((tiff(), 112_000_000), (tiff(16), 26_308_608), (tiff(2000, 16), 80_000_000)),
-        (tiff(2**32 - 1), 112_000_000),  # a strip can't be higher than the picture, but a tile can
-        (hostile.tiff(64, 64, data=b"", tags={322: LONG, 323: LONG}), 3_359_447_296),
-    ],
-    ids=itertools.count(),
-)
-def test_the_memory_that_decoding_takes_is_estimated(data, expected):
-    assert images.memory_to_decode(images.identify(data, 10**9)) == expected

@@ -8,7 +8,7 @@ from helpers import encode
 from PIL import Image
 
 from simplestack.serving import images, not_images
-from simplestack.serving.errors import BadImageError, UnsupportedFormatError
+from simplestack.serving.errors import BadImageError, DamagedImageError, UnsupportedFormatError
 
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
 PREAMBLE = (
@@ -102,8 +102,10 @@ def test_the_mistake_is_named(sentence, texts):
     ],
 )
 def test_the_kind_of_an_image_that_cant_be_read_is_named(kind, head):
-    said = f"This {kind} file can't be read: it is damaged or cut off, or of a rare kind. "
-    with pytest.raises(BadImageError, match=f"^{said}Save it anew, as a JPEG or PNG.$"):
+    said = (
+        f"This {kind} file can't be read: it is damaged or cut off, too large, or of a rare kind. "
+    )
+    with pytest.raises(DamagedImageError, match=f"^{said}Save it again, as a JPEG or PNG.$"):
         images.read(head + bytes(100))
 
 

@@ -14,15 +14,15 @@ def started(server):
     """The worker, the process that forks decoders, and these."""
     (worker,) = psutil.Process(server.pid).children()
     wait_until(worker.children)
-    (nursery,) = worker.children()
-    wait_until(lambda: len(nursery.children()) >= 2)
-    return worker, nursery, nursery.children()
+    (fork_server,) = worker.children()
+    wait_until(lambda: len(fork_server.children()) >= 2)
+    return worker, fork_server, fork_server.children()
 
 
 def test_decoders_end_with_a_worker_that_is_killed(gunicorn_url, gunicorn_process, photo):
-    worker, nursery, forked = started(gunicorn_process)
+    worker, fork_server, forked = started(gunicorn_process)
     worker.kill()
-    wait_until(lambda: not any(process.is_running() for process in (nursery, *forked)))
+    wait_until(lambda: not any(process.is_running() for process in (fork_server, *forked)))
     started(gunicorn_process)
     assert post(gunicorn_url, photo.read_bytes()).status_code == 200
 
@@ -30,18 +30,18 @@ def test_decoders_end_with_a_worker_that_is_killed(gunicorn_url, gunicorn_proces
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_runaway_keeps_nobody_from_stopping(bento, number):
     with gunicorn(bento) as (url, server):
-        worker, nursery, forked = started(server)
+        worker, fork_server, forked = started(server)
         body = hostile.build("JPEG of many scans")
         runaway = threading.Thread(target=post_in_vain, args=(url, body))
         runaway.start()
         wait_until(lambda: any(map(has_computed, forked)))
-        forked = nursery.children()
-        for process in (worker, nursery, *forked):
+        forked = fork_server.children()
+        for process in (worker, fork_server, *forked):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)  # as Heroku does
         server.send_signal(number)
         assert server.wait(timeout=15) == 0  # gunicorn itself gives up after 9 s
-        wait_until(lambda: not any(process.is_running() for process in (nursery, *forked)))
+        wait_until(lambda: not any(process.is_running() for process in (fork_server, *forked)))
         runaway.join()
 
 

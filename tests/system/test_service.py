@@ -22,7 +22,7 @@ from helpers import (
 )
 from PIL import Image
 
-from simplestack.serving import not_images, predict, settings
+from simplestack.serving import gate, not_images, settings
 
 MAX_BYTES = settings.Settings.max_bytes
 PNG = encode(Image.new("1", (10_000, 10_000)), "PNG")
@@ -86,7 +86,7 @@ class Contract:
                 answer = connection.recv(12)
         assert answer in {b"HTTP/1.1 413", None}
         unread = 10 * 2**20  # in the buffers of sockets, at most
-        assert 0 < sent - predict.DRAINED * MAX_BYTES < unread
+        assert 0 < sent - gate.DRAINED * MAX_BYTES < unread
         assert post(url, photo.read_bytes()).status_code == 200
         wait_until(lambda: (metrics(url) - before)["http_requests_total", "/predict", "413"])
 

@@ -171,7 +171,7 @@ def test_bad_input_gets_the_sentence_of_the_service(page):
             images.read(data)
         assert (data[:9], answer(page, data)["error"]) == (data[:9], str(refused.value))
     said = answer(page, encode(drawing(), "TIFF"))["error"]  # which no browser reads
-    assert re.fullmatch(r"This TIFF file can't be read.* Save it anew, as a JPEG or PNG\.", said)
+    assert re.fullmatch(r"This TIFF file can't be read.* Save it again, as a JPEG or PNG\.", said)
 
 
 def test_a_file_that_is_damaged_is_not_run_and_one_that_is_missing_is_tried_again(

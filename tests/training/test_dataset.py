@@ -46,7 +46,10 @@ def test_what_is_no_usable_photo_is_skipped_and_why_is_told_in_plain_words(photo
     train, val, _ = opened(photos)
     warnings = "\n".join(dataset.skipped(train, val))
     assert train.names == [f"train/{name}/{i}.png" for name in ("ants", "bees") for i in range(5)]
-    assert "cut.png: The image is damaged or cut off: use an undamaged file." in warnings
+    assert (
+        "cut.png: The image is damaged or cut off, or too large to decode: use another file."
+        in warnings
+    )
     assert "text.png: This is not an image that can be read: use a JPEG" in warnings
     assert "empty.png: There is no image: this is empty." in warnings
     assert all(name in warnings for name in (*named, "odd1.png", "odd20000.png", "odd9000.png"))
