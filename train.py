@@ -58,8 +58,12 @@ def main(args: argparse.Namespace) -> None:
         print(f"{path} is trained on these photos already: nothing to do.")
         return
     state = resumed or checkpoint.new(options)
-    state.arguments = options.recorded()
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
+    is_same = path == options.checkpoint and state.arguments == options.recorded()
+    state.arguments = options.recorded()
+    if resumed and not is_same:  # there may be no epoch left to save
+        checkpoint.save(path, state, world.rank)
+    report.page(path).unlink(missing_ok=True)  # of the epochs before
     try:
         train(options, state, world)
         world.stop()
@@ -113,13 +117,12 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
             state.features = torch.cat([features, val_features])
         state.add_epoch(epoch, (loss, accuracy), val_logits, val_photos.labels, started)
         state.keep(model, optimizer, world.scaler)  # as the last epoch; as the best, if it is
+        if epoch == options.epochs and not recipe.linear_probe:  # for the report
+            model.load_state_dict(state.best)
+            parts = [evaluate(model, part, world)[0] for part in (photos, val_photos)]
+            state.features = torch.cat(parts)
         checkpoint.save(options.output, state, world.rank)
         world.print(console.format_epoch(state))
-    if not recipe.linear_probe:  # the report compares the best epoch's features
-        model.load_state_dict(state.best)
-        parts = [evaluate(model, part, world)[0] for part in (photos, val_photos)]
-        state.features = torch.cat(parts)
-    checkpoint.save(options.output, state, world.rank)
 
 
 def fit_linear_probe(

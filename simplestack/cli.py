@@ -30,8 +30,12 @@ def one_line(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     """Print an exception that ends the script: without a traceback if it is no fault of ours."""
-    if issubclass(kind, KeyboardInterrupt):
+    if isinstance(error.__cause__, KeyboardInterrupt):  # NumPy makes it an ImportError
+        error = error.__cause__
+    if isinstance(error, KeyboardInterrupt):
         print(f"\nStopped. {error}".rstrip(), file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)  # so that a shell script ends, too
     elif issubclass(kind, StackError | OSError):
         print(f"error: {printable(str(error))}", file=sys.stderr)
     else:

@@ -11,7 +11,7 @@ CLASSES = ["ants", "bees"]
 
 
 def test_wrong_and_unsure_photos_are_shown_the_worst_first(photos):
-    names = folders.find_photos(photos, CLASSES, seed=0)["val"]  # two of ants and two of bees
+    names = folders.split_photos(folders.scan(photos), seed=0)["val"]  # two of ants and two of bees
     val, model = Photos(photos, names, CLASSES, whole=False), Classifier(2).eval()
 
     def captions(*ants):

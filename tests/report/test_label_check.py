@@ -9,7 +9,7 @@ from helpers import write_pictures
 from simplestack.report import label_check
 from simplestack.serving.errors import StackError
 from simplestack.training import folders
-from simplestack.training.dataset import Photos
+from simplestack.training.checkpoint import Checkpoint
 
 CLASSES = ["ants", "bees"]
 
@@ -65,12 +65,12 @@ def test_of_many_near_duplicates_a_few_are_shown_and_all_are_counted():
 
 def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
     write_pictures(tmp_path, 10, CLASSES)
-    names = folders.find_photos(tmp_path, CLASSES, seed=0)
-    parts = [Photos(tmp_path, names[part], CLASSES, whole=part == "train") for part in names]
-    labels = torch.cat([photos.labels for photos in parts])
+    names = folders.split_photos(folders.scan(tmp_path), seed=0)
+    labels = torch.tensor([CLASSES.index(name[:4]) for part in names.values() for name in part])
     labels[0] = 1 - labels[0]  # by these features, that of the first is wrong
     features = torch.eye(512)[labels] + around(9, len(labels)) - torch.eye(512)[9]
-    found = label_check.find(features, *parts)
+    state = Checkpoint(CLASSES, names, {}, "", {}, features=features)
+    found = label_check.find(state, tmp_path)
     (figure,) = found["wrong_labels"]
     said = f"{names['train'][0]}: ants, looks like bees. The most similar photo: bees/"
     assert figure["caption"].startswith(said)
@@ -78,8 +78,8 @@ def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
     assert (found["photos"], found["compared"]) == (20, 20)
     with monkeypatch.context() as patch:
         patch.setattr(label_check, "MOST", 15)
-        found = label_check.find(features, *parts)
+        found = label_check.find(state, tmp_path)
     assert (found["photos"], found["compared"]) == (20, 15)
     shutil.rmtree(tmp_path / "ants")
     with pytest.raises(StackError, match="No such file"):
-        label_check.find(features, *parts)
+        label_check.find(state, tmp_path)

@@ -14,12 +14,12 @@ from trainings import interrupted_in, run_training, same_weights, train_in_proce
 
 import train
 from simplestack.report import label_check
+from simplestack.report.report import load_best
 from simplestack.serving.errors import StackError
 from simplestack.training import checkpoint, dataset, metrics
 from simplestack.training.distributed import World
-from simplestack.training.evaluate import load_best, predict
+from simplestack.training.evaluate import evaluate
 from simplestack.training.options import merge, parse_arguments
-from simplestack.training.recipes import RECIPES
 
 CPU, RUN = torch.device("cpu"), Path("a.ckpt")
 pytestmark = pytest.mark.usefixtures("small", "run")
@@ -61,7 +61,7 @@ def test_checkpoint_holds_the_run(run):
     best = max(state.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert state.best_accuracy == best["val_accuracy"]
     val = dataset.Photos(run / "photos", state.photos["val"], state.classes, whole=False)
-    _, logits = predict(load_best(state, world), val, world, RECIPES["lp-ft"])
+    _, logits = evaluate(load_best(state), val, world)
     loss = pytest.approx(best["val_loss"], rel=1e-2)  # if computed in bfloat16
     assert metrics.loss_and_accuracy(logits, val.labels) == (loss, best["val_accuracy"])
 
@@ -75,13 +75,14 @@ def test_each_epoch_changes_the_weights():
 
 
 def test_of_several_processes_the_first_ones_statistics_are_kept(monkeypatch):
-    monkeypatch.setattr(World, "start", lambda _: World(CPU, 1, 2))
     monkeypatch.setattr(World, "parallel", lambda _, model: model)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda _: None)
     first = {0: 7}  # all that the first process has
     monkeypatch.setattr(torch.distributed, "broadcast", lambda x, rank: x.fill_(first[rank]))
     state = checkpoint.load(RUN)
-    train.train(merge(parse_arguments(["-c", "a.ckpt", "--epochs", "2"]), state.arguments), state)
+    options = merge(parse_arguments(["-c", "a.ckpt", "--epochs", "2"]), state.arguments)
+    state.arguments = options.recorded()
+    train.train(options, state, World(CPU, 1, 2))
     assert {7} == {x for k, v in state.last.items() if "running" in k for x in v.unique().tolist()}
 
 
@@ -154,13 +155,6 @@ def test_what_cannot_be_trained_is_one_clear_line_and_changes_nothing(run, capsy
         run_training(*arguments.split())
     assert said in f"{error.value}{capsys.readouterr().err}"
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
-
-
-def test_tensorboard_that_is_not_installed_is_one_clear_line(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(StackError, match="pip install tensorboard"):
-        run_training("--tensorboard", "--output", "b.ckpt", "--data-dir", "photos")
-    assert not list(run.glob("b*"))
 
 
 @pytest.mark.parametrize(("answer", "packed"), [("yes", [["a.ckpt"]]), ("no", []), ("ask", [])])

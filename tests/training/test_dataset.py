@@ -1,7 +1,6 @@
 """Photos in memory or from files: what is read, what is skipped, and how it is said."""
 
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -11,8 +10,10 @@ from PIL import Image
 
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
-from simplestack.training import dataset, folders, sample
+from simplestack.training import checkpoint, dataset, folders, sample
 from simplestack.training.dataset import Photos
+from simplestack.training.distributed import World
+from simplestack.training.options import merge, parse_arguments
 
 CPU = torch.device("cpu")
 
@@ -27,11 +28,12 @@ def ants(photos):
     return photos / "train" / "ants"
 
 
-def opened(folder, budget=1e9):
-    classes = folders.find_classes(folder)
-    names = folders.find_photos(folder, classes, seed=0)
-    train, val = dataset.open_photos(folder, names, classes, budget=budget, device=CPU)
-    return train, val, "\n".join(dataset.warnings(train, val))
+def opened(folder, cache=1):
+    options = merge(parse_arguments(["--data-dir", str(folder), "--cache", str(cache)]), {})
+    state = checkpoint.new(options)
+    train, val = dataset.open_photos(options, state, World(CPU))
+    assert state.photos == {"train": train.names, "val": val.names}
+    return train, val, "\n".join(dataset.warnings(train, val, state.skipped)), state.skipped
 
 
 def test_what_is_no_usable_photo_is_skipped_and_why_is_told_in_plain_words(photos, ants):
@@ -40,11 +42,11 @@ def test_what_is_no_usable_photo_is_skipped_and_why_is_told_in_plain_words(photo
         (ants / f"{name}.png").write_bytes(data)
     for size in ((1, 1), (20_000, 30), (9_000, 9_000)):
         Image.new("L", size).save(ants / f"odd{size[0]}.png")
-    named = ("imageNotFound.gif", "notes.txt", "photo.jpgg")
+    named = ("notes.txt", "photo.jpgg")
     for name in named:
         shutil.copy(ants / "0.png", ants / name)
-    train, val, _ = opened(photos)
-    warnings = "\n".join(dataset.skipped(train, val))
+    train, _, _, skipped = opened(photos)
+    warnings = "\n".join(skipped)
     assert train.names == [f"train/{name}/{i}.png" for name in ("ants", "bees") for i in range(5)]
     assert (
         "cut.png: The image is damaged or cut off, or too large to decode: use another file."
@@ -60,7 +62,7 @@ def test_photos_of_phones_and_portable_maps_are_read(photos, ants):
     names = {"a.heic": "HEIF", "a.heif": "HEIF", "a.pgm": "PPM", "a.ppm": "PPM"}
     for name, kind in names.items():
         (ants / name).write_bytes(encode(picture, kind))
-    train, _, warnings = opened(photos)
+    train, _, warnings, _ = opened(photos)
     assert {f"train/ants/{name}" for name in names} < set(train.names)
     assert warnings == ""
 
@@ -69,14 +71,14 @@ def test_many_broken_photos_do_not_flood_the_screen(photos, ants):
     for i in range(30):
         (ants / f"broken{i}.jpg").write_text("no photo")
     warnings = opened(photos)[2]
-    assert "30 photos skipped" in warnings
+    assert "30 files skipped" in warnings
     assert warnings.count("ants/broken") == dataset.EXAMPLES
 
 
 def test_copies_and_imbalanced_classes_are_reported(photos, ants):
     shutil.copy(ants / "0.png", photos / "val" / "ants" / "copy.png")
     write_pictures(photos / "train", 30, ("bees",))
-    train, _, warnings = opened(photos)
+    train, _, warnings, _ = opened(photos)
     assert "copy.png" in warnings
     assert "imbalanced classes (5 ants, 30 bees)" in warnings
     weights = train.class_weights()  # let each class count alike
@@ -92,9 +94,9 @@ def test_a_class_without_a_usable_photo_is_one_clear_line(photos):
 
 
 def test_photos_that_fit_the_memory_are_kept_and_are_the_same_from_files(photos):
-    train, val, _ = opened(photos, budget=1e6)
+    train, val, *_ = opened(photos, cache=1e-3)
     assert (train.in_memory is None, val.in_memory is None) == (True, False)
-    kept, read = opened(photos)[0], opened(photos, budget=0)[0]
+    kept, read = opened(photos)[0], opened(photos, cache=0)[0]
     plan = [torch.tensor([3, 0]), torch.tensor([9])]
     for first, second in zip(kept.batches(plan, CPU), read.batches(plan, CPU), strict=True):
         assert torch.equal(first, second)
@@ -102,7 +104,7 @@ def test_photos_that_fit_the_memory_are_kept_and_are_the_same_from_files(photos)
 
 def test_a_large_photo_is_kept_small_and_whole(photos, ants):
     Image.new("RGB", (6000, 4000)).save(ants / "large.jpg")
-    train, _, _ = opened(photos)
+    train = opened(photos)[0]
     index = train.names.index("train/ants/large.jpg")
     assert train[index].shape == (dataset.SIDE, dataset.SIDE, 3)
     assert train.aspects[index] == 1.5
@@ -110,14 +112,7 @@ def test_a_large_photo_is_kept_small_and_whole(photos, ants):
 
 def test_validation_photo_is_what_serving_sees(tmp_path):
     sample.write(tmp_path / "drawn", {"train": 1, "val": 2})
-    names = folders.find_photos(tmp_path / "drawn", ["ants", "bees"], 0)["val"]
+    names = folders.split_photos(folders.scan(tmp_path / "drawn"), 0)["val"]
     photos = Photos(tmp_path / "drawn", names, ["ants", "bees"], whole=False)
     assert photos.labels[2] == 1
     assert np.array_equal(photos[2], images.read(photos.paths[2].read_bytes()))
-
-
-def test_a_signal_that_comes_while_signals_are_held_comes_afterwards():
-    with pytest.raises(KeyboardInterrupt), dataset.held_signals():  # noqa: PT012
-        signal.raise_signal(signal.SIGINT)
-        held = True
-    assert held

@@ -28,7 +28,7 @@ def test_a_cpu_computes_in_bfloat16_if_it_can_and_the_recipe_says_so(
     monkeypatch, capabilities, mixed, dtype
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    with World(CPU).autocast(mixed_precision=mixed):
+    with World.start("cpu", mixed).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
