@@ -29,6 +29,7 @@ from simplestack.serving.errors import (
     ImageError,
     TooLargeError,
 )
+from simplestack.serving.formats import FORMATS
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
@@ -67,7 +68,7 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not_images.is_text(data):
         raise not_images.refusal(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=not_images.FORMATS)
+        image = Image.open(io.BytesIO(data), formats=[*FORMATS])
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
         raise _why(error, not_images.refusal(data)) from error
     if _is_other_deep_grey(image):

@@ -10,9 +10,9 @@ from simplestack.serving.errors import (
     ImageError,
     UnsupportedFormatError,
 )
+from simplestack.serving.formats import FORMATS, NAMES
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # MPO opens as JPEG
-USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
+USE = f"use a {NAMES} file."
 EMPTY = "There is no image: this is empty."
 DAMAGED = "The image is damaged or cut off, or too large to decode: use another file."
 TOO_MANY_PIXELS = (

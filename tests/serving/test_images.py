@@ -16,7 +16,8 @@ from helpers import encode
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 from torchvision.transforms import v2
 
-from simplestack.serving import decoder, decoder_pool, images, not_images, settings
+from simplestack.serving import decoder, decoder_pool, images, settings
+from simplestack.serving.formats import FORMATS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 FINE = {"quality": 95}
@@ -398,7 +399,7 @@ def test_a_jpeg_counts_as_its_decoder_reduces_it(size, factor):
         images.identify(data, int(counted) - 1)
 
 
-@pytest.mark.parametrize("kind", not_images.FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_image_is_rejected_in_plain_words(scene, kind):
     data = encode(scene, kind)
     words = r"^(The image is damaged or cut off, .*|This \w+ file can.t be read: .*)$"
