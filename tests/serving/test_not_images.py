@@ -80,7 +80,7 @@ CURL_D = (
         (NOT_AN_IMAGE, [b"junk", b"\xff\xd8", b"\0" * 100, ENCODED[:63], b"a.longer"]),
         (NOT_AN_IMAGE, [b"two\nlines.jpg", b"tab\tand line\n", b"x" * 501 + b".jpg", b"a.c"]),
         (NOT_AN_IMAGE, [b"<svgs>", b"<html><svg/></html>", PREAMBLE + b"<html>"]),
-        (f"This is an address, not an image: nobody visits it. Instead, {CURL}", ADDRESSES),
+        (f"This is an address, not an image, and isn't visited. Instead, {CURL}", ADDRESSES),
         (f"This is JSON, not an image: {CURL}", [b'{"a": 1}', b' "a"', b'\n["%b"]' % ENCODED]),
         (f"This is base64, not an image: {CURL}", BASE64),
         (NAME, [b"a.jpg", b"image=@/tmp/my photo.JPG\n", "schöner Käfer.jpeg".encode()]),
