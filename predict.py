@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from simplestack import files
 from simplestack.serving.errors import StackError
+from simplestack.serving.formats import SUFFIXES
 from simplestack.serving.responses import to_json
 from simplestack.training import folders
 
@@ -62,7 +63,7 @@ def find(paths: list[Path]) -> list[Path]:
             raise StackError(f"there is no {path}: name photos, or folders with photos in them")
     inside = folders.photos_in(path for path in paths if path.is_dir())
     if not (photos := sorted({*inside, *(path for path in paths if not path.is_dir())})):
-        raise StackError(f"{paths[0]} has no photos in it ({', '.join(sorted(folders.SUFFIXES))})")
+        raise StackError(f"{paths[0]} has no photos in it ({', '.join(sorted(SUFFIXES))})")
     return photos
 
 

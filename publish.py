@@ -79,10 +79,9 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
     constants = {**vars(images), **vars(not_images)}.items()
     said = {k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)}
-    others = [(kind, at, str(magic, "latin1")) for kind, at, magic in not_images.OTHER_FILES]
     checked = ("model.onnx", "onnxruntime.wasm")
     integrity = {name: site.integrity((folder / name).read_bytes()) for name in checked}
-    rules = {**said, "others": others, "integrity": integrity}
+    rules = {**said, "integrity": integrity}
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(about)))
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))

@@ -38,7 +38,7 @@ THREADS = min(4, 2 * cores())
     name="photo_classifier",  # the Bento is named after its classes
     threads=THREADS,
     http={"port": settings.Settings.port},
-    traffic={"timeout": settings.timeout() + 1},  # so that the gate answers first
+    traffic={"timeout": settings.checked().timeout + 1},  # so that the gate answers first
     image=bentoml.images.Image(
         base_image=f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",
         distro="",  # otherwise BentoML installs a compiler and git
@@ -70,12 +70,6 @@ class PhotoClassifier:
         self.model = OnnxModel(file)
         # The first run allocates memory: not while a client waits.
         self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check_settings() -> None:
-        """End `bentoml serve` with one line if a setting is wrong."""
-        settings.check()
 
     @bentoml.api
     def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:

@@ -19,20 +19,6 @@ from PIL import Image
 
 VERSION = f"{PIL.__version__}{pillow_heif.__version__}{Path(__file__).read_text()}"
 MAX_BYTES = 10 * 2**20
-FORMATS = (  # with their modes and options
-    *(("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("MPO", "RGB", {})),
-    *(
-        ("JPEG", "CMYK", {"progressive": True}),
-        *(("HEIF", mode, {}) for mode in ("RGB", "L", "I;16")),
-    ),
-    *(("JPEG", "RGB", {"progressive": True, "subsampling": "4:4:4"}), ("BMP", "RGB", {})),
-    *(("PNG", mode, {}) for mode in ("RGB", "P", "RGBA", "1", "I;16")),
-    *(("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("AVIF", "RGB", {})),
-    *(("HEIF", "RGB", {"chroma": 444}), ("HEIF", "RGBA", {"chroma": 444}), ("GIF", "P", {})),
-    *(("TIFF", "CMYK", {"compression": "tiff_lzw"}), ("TIFF", "L", {"compression": "jpeg"})),
-    *(("TIFF", mode, {}) for mode in ("RGB", "I;16B", "I", "F")),
-    *(("PPM", mode, {}) for mode in ("RGB", "I;16", "1")),
-)
 Tags = dict[int, tuple[int, int, bytes]]  # type, count and packed values
 
 
@@ -165,16 +151,6 @@ def once(name: str, make: Callable[[], bytes]) -> bytes:
 
 def build(kind: str) -> bytes:
     return once(kind, KINDS[kind])
-
-
-def plain(size: tuple[int, int], mode: str, kind: str, **options: object) -> bytes:
-    """Return a picture of one colour."""
-
-    def make() -> bytes:
-        return encode(Image.new(mode, size), kind, **options)
-
-    raw = kind in {"BMP", "PPM", "TIFF"}  # where nothing is computed, the disk is no faster
-    return make() if raw else once(f"{size} {mode} {kind} {options}", make)
 
 
 def phone_photo(size: tuple[int, int], kind: str, **options: object) -> bytes:

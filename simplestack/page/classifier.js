@@ -3,17 +3,11 @@ import * as ort from "./onnxruntime.js";
 
 const SIMD = Uint8Array.of( // a WebAssembly module with an instruction of that kind
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
-const FORMATS = {
-  JPEG: /^\xff\xd8\xff/, PNG: /^\x89PNG/, WEBP: /^RIFF.{4}WEBP/s, AVIF: /^.{4}ftypavi[fs]/s, GIF: /^GIF8/, BMP: /^BM/,
-  HEIF: /^.{4}ftyp(hei|hev|mif|msf)/s, TIFF: /^(II\*\0|MM\0\*)/, PPM: /^P[1-6f][\s#]/,
-};
-const SVG = /^(?:\xef\xbb\xbf)?(?:\s|<\?(?:(?!\?>).)*\?>|<!--(?:(?!-->).)*-->|<!DOCTYPE[^[>]*(?:\[[^\]]*\]\s*)?>)*<(?:[\w.-]+:)?svg[\s/>]/s;
-const HEAD = 2 ** 16; // bytes, in which a file of another kind is known, and the end of a PNG
+const JPEG = "\xff\xd8";
 const TILE = 1024; // pixels, the side of what is converted at once: some browsers have small canvases
 const ONE = 2 ** 22; // a share of 1, as Pillow counts in whole numbers
 const rounded = (number) => Math.round(number * 1e6) / 1e6;
 const text = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
-const fill = (sentence, values) => new Error(sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]));
 let started;
 
 /** Load the network, once; return what `classify` needs of it. Throws an Error with a sentence, and tries again if asked again. */
@@ -60,16 +54,17 @@ export async function classify(file) {
 
 /** Return the middle of an image file, 224×224×3 uint8, of which the shorter side has 256 pixels. */
 export async function read(file, rules) {
-  const bytes = new Uint8Array(await file.arrayBuffer()), kind = recognize(bytes, rules);
-  const [width, height] = await size(file), side = Math.min(width, height);
-  if (!width) throw fill(kind ? rules.unreadable : rules.unknown, { kind });
+  const bytes = new Uint8Array(await file.arrayBuffer()), start = text(bytes.subarray(0, 4));
+  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
+  if (isCutOff(bytes, start)) throw new Error(rules.damaged);
+  if (!bitmap) throw new Error("This browser can't read the file as an image.");
+  const { width, height } = bitmap, side = Math.min(width, height), million = rules.max_pixels / 1e6;
   const factor = (pixels) => Math.max(1, Math.floor(pixels / (2 * rules.resize)));
   // By what the decoder of a JPEG reduces it in Python.
-  const scale = kind === "JPEG" ? Math.min(8, 2 ** Math.floor(Math.log2(factor(side)))) : 1;
-  const million = rules.max_pixels / 1e6;
-  if (width * height > 1e6 * million * scale ** 2) throw fill(rules.too_many_pixels, { width, height, million });
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
-  if (!bitmap || isCutOff(bytes, kind)) throw new Error(rules.damaged);
+  const scale = start.startsWith(JPEG) ? Math.min(8, 2 ** Math.floor(Math.log2(factor(side)))) : 1;
+  if (width * height > rules.max_pixels * scale ** 2) {
+    throw new Error(rules.too_many_pixels.replace(/\{(\w+)\}/g, (_, name) => ({ width, height, million })[name]));
+  }
   const reduction = scale * factor(Math.ceil(side / scale));
   const small = reduce(bitmap, reduction);
   bitmap.close();
@@ -81,35 +76,17 @@ export async function read(file, rules) {
     : squeeze(squeeze(small.data, small.width, across, true), rules.crop, down, false);
 }
 
-/** Return the format of a file, if it is one of FORMATS. Throws what the service says of others. */
-function recognize(bytes, rules) {
-  if (!bytes.length) throw new Error(rules.empty);
-  const head = text(bytes.subarray(0, HEAD));
-  const [other] = rules.others.find(([, at, magic]) => head.startsWith(magic, at)) ?? [];
-  const kind = SVG.test(head) ? "SVG" : other;
-  if (kind) throw fill(rules.other, { kind });
-  return Object.keys(FORMATS).find((format) => FORMATS[format].test(head));
-}
-
 /** Return whether the end of a file is missing: Firefox and Safari would show what there is. */
-function isCutOff(bytes, kind) {
-  if (kind === "PNG") return !text(bytes.subarray(-HEAD)).includes("IEND");
-  if (kind === "GIF") return bytes.findLast((byte) => byte) !== 0x3b;
-  if (kind === "BMP") return new DataView(bytes.buffer).getUint32(2, true) > bytes.length;
-  if (kind !== "JPEG") return false;
+function isCutOff(bytes, start) {
+  if (start === "\x89PNG") return !text(bytes.subarray(-(2 ** 16))).includes("IEND");
+  if (start === "GIF8") return bytes.findLast((byte) => byte) !== 0x3b;
+  if (start.startsWith("BM")) return new DataView(bytes.buffer).getUint32(2, true) > bytes.length;
+  if (!start.startsWith(JPEG)) return false;
   let at = 2; // then there are segments with a length; pixels begin with FF DA and end with FF D9
   while (bytes[at] === 0xff && bytes[at + 1] !== 0xda)
     at += bytes[at + 1] === 0xff ? 1 : 2 + 256 * bytes[at + 2] + bytes[at + 3];
   while (at >= 0 && bytes[at + 1] !== 0xd9) at = bytes.indexOf(0xff, at + 1);
   return at < 0;
-}
-
-/** Return width and height of a file's picture, or zeros if the browser can't tell. */
-async function size(file) {
-  const image = Object.assign(new Image(), { src: URL.createObjectURL(file) });
-  await new Promise((done) => { image.onload = image.onerror = done; });
-  URL.revokeObjectURL(image.src);
-  return [image.naturalWidth, image.naturalHeight];
 }
 
 /** Average squares of factor×factor pixels, on white, in whole numbers as Pillow does. */

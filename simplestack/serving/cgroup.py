@@ -1,4 +1,4 @@
-"""What the container, or else the machine, lets this process have."""
+"""CPU and memory limits of the container, or else of the machine."""
 
 import os
 import sys

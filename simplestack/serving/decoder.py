@@ -26,11 +26,11 @@ from simplestack.serving import errors, images
 
 HEAD = struct.Struct("!?Q")  # of a reply: whether it is an error, and its length in bytes
 MB = 1_000_000
-LONGEST = 60  # seconds for a picture, even if it takes no CPU time
+MAX_SECONDS = 60  # for a picture, even if it takes no CPU time
 
 
 class Limits(NamedTuple):
-    """What a decoder may use for a picture."""
+    """The limits of a decoder, for one picture."""
 
     seconds: float  # of CPU time
     memory: int  # bytes, beyond what it has at rest
@@ -40,7 +40,7 @@ class Limits(NamedTuple):
 
 def fork_decoders(control: socket.socket) -> NoReturn:
     """Fork a decoder for each socket that arrives; end all of them when no more can arrive."""
-    # Some hosts send signals to every process: the worker ends when it has answered, and then they.
+    # Some hosts send signals to all processes; decoders end when the worker closes their sockets.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
     while True:
@@ -54,12 +54,12 @@ def fork_decoders(control: socket.socket) -> NoReturn:
                 continue
             if forked == 0:
                 control.close()
-                answer(worker, Limits(*json.loads(limits)))
+                serve(worker, Limits(*json.loads(limits)))
                 os._exit(0)
 
 
-def answer(worker: socket.socket, limits: Limits) -> None:
-    """Decode one picture after the other until the worker has ended."""
+def serve(worker: socket.socket, limits: Limits) -> None:
+    """Decode one body after another until the worker closes the socket."""
     os.nice(limits.priority)
     logging.disable()  # the parser of forms logs every mistake in them
     sys.stderr = os.fdopen(os.dup(2), "w")  # for a traceback; libtiff's complaints go nowhere
@@ -74,7 +74,7 @@ def answer(worker: socket.socket, limits: Limits) -> None:
             content_type, size = json.loads(line)
             body = stream.read(size)
             signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # whose signal kills
-            signal.setitimer(signal.ITIMER_REAL, LONGEST)
+            signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
             failed, reply = decode(body, content_type, limits)
             del body  # or it would be held beside the next
             signal.setitimer(signal.ITIMER_PROF, 0)

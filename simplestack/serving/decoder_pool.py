@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
@@ -31,22 +30,13 @@ from simplestack.serving.settings import Settings
 FAST_SECONDS, SLOW_SECONDS = 0.25, 4.0  # of CPU time for a picture
 FAST_PIXELS = 2_000_000  # as they leave the format's decoder
 FAST_MEMORY = 32 * MB  # bytes beyond those of a decoder at rest
-RESERVED = 325 * MB  # for all but the slow lane
-MOST_MEMORY = 1000 * MB
+RESERVED = 325 * MB  # of the container, for all but the slow lane
+MAX_MEMORY = 1000 * MB
 PIXELS = 3 * images.CROP**2  # bytes
-WAITING = 8  # pictures that may wait for the slow lane
+MAX_WAITING = 8  # pictures that may wait for the slow lane
 DEAD = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
-KINDS = {
-    kind.__name__: kind
-    for kind in (
-        errors.BadImageError,
-        errors.DamagedImageError,
-        errors.TooLargeError,
-        errors.UnsupportedFormatError,
-    )
-}
 RETRY = {"Retry-After": "1"}
-BUSY = "Too many large pictures at once: try again in a second."
+TOO_MANY_LARGE = "Too many large pictures at once: try again in a second."
 
 
 class Decoders:
@@ -54,7 +44,7 @@ class Decoders:
 
     def __init__(self, settings: Settings, cores: int) -> None:
         share = memory_limit() // settings.web_concurrency
-        memory = min(MOST_MEMORY, max(FAST_MEMORY, share - RESERVED))
+        memory = min(MAX_MEMORY, max(FAST_MEMORY, share - RESERVED))
         pixels = settings.max_pixels
         self.fast = Lane(self.start, Limits(FAST_SECONDS, FAST_MEMORY, 0, min(pixels, FAST_PIXELS)))
         self.slow = Lane(self.start, Limits(SLOW_SECONDS, memory, 10, pixels))
@@ -62,14 +52,14 @@ class Decoders:
         self.fork_server: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Self:
-        """Start the decoders."""
+        """Start the fork server and its decoders."""
         for _ in range(self.count):
             self.fast.add()
         self.slow.add()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all of them, whatever they are doing."""
+        """End all of them, even while they decode."""
         self.control.close()
         self.fast.close()
         self.slow.close()
@@ -107,8 +97,8 @@ class Decoders:
         try:
             reply = await self.fast.decode(body, content_type)
         except (errors.TooLargeError, errors.DamagedImageError):  # perhaps for lack of memory
-            if self.slow.waiting >= WAITING:
-                raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY) from None
+            if self.slow.waiting >= MAX_WAITING:
+                raise HTTPException(503, TOO_MANY_LARGE, RETRY) from None
             reply = await self.slow.decode(body, content_type)
         return reply[:PIXELS], reply[PIXELS:]
 
@@ -150,7 +140,7 @@ class Lane:
         failed, reply = await asyncio.shield(self._ask(process, body, content_type))
         if failed:
             kind, message = json.loads(reply)
-            raise KINDS[kind](message)
+            raise errors.KINDS[kind](message)
         return reply
 
     async def _ask(

@@ -39,3 +39,10 @@ class UnsupportedFormatError(ImageError):
     """The bytes are a file of a known kind, but not of one that is read here."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (BadImageError, DamagedImageError, TooLargeError, UnsupportedFormatError)
+}
+"""What a decoder may reply, by name."""

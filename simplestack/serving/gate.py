@@ -10,7 +10,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -23,9 +22,12 @@ from simplestack.serving.site import CLASSIFY, PREDICT
 from simplestack.serving.telemetry import timed
 
 BUSY = "Too many requests at once: try again in a second."
+LATE = "There was no answer within {seconds} seconds: try again later, or with a smaller picture."
+UNAUTHORIZED = "The token is missing or wrong: send the header 'Authorization: Bearer <token>'."
+TOO_LARGE = "The body has more than the {limit:,} bytes that are read: send a smaller image."
 TOP_K = re.compile("[1-9][0-9]{,5}")
-BUFFERED = 5  # times MAX_BYTES that the bodies in flight may take together, in a worker
-DRAINED = 4  # times MAX_BYTES that are read: a client that is still sending may not see the answer
+BUFFERED = 5  # × MAX_BYTES may be held by the bodies in flight together, in a worker
+DRAINED = 4  # × MAX_BYTES are read before an error is sent: many clients read only after sending
 BOUNDARY = secrets.token_hex(16)  # which no picture can know
 FORM = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image.ppm"\r\n'
@@ -56,58 +58,43 @@ class Gate:
                 if scope["path"] == PREDICT and content_type.lower().startswith("application/json"):
                     content_type = ""  # it takes a picture under any other type
                 if self.in_flight.locked():
-                    raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
+                    raise HTTPException(503, BUSY, RETRY)
                 async with self.in_flight:
                     with timed(request.state, "decode"):
                         photo, query = await self.decoders.decode(body, content_type)
                     await self.app(*with_photo(scope, photo, query), send)
         except ClientDisconnect:
-            pass  # nobody waits for an answer
+            pass  # there is no client to answer
         except TimeoutError:
-            raise HTTPException(
-                HTTPStatus.GATEWAY_TIMEOUT,
-                f"There was no answer within {self.settings.timeout} seconds: try again later, or"
-                " with a smaller picture.",
-            ) from None
+            raise HTTPException(504, LATE.format(seconds=self.settings.timeout)) from None
 
     def refusal(self, request: Request) -> HTTPException | None:
-        """Return what is wrong with a request, as far as its head tells."""
+        """Return the error for a request whose head is wrong, else None."""
         if request.method != "POST":
-            return HTTPException(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                f"Use POST for {request.url.path}, with an image.",
-                {"Allow": "POST"},
-            )
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.encode("latin-1"), self.settings.api_token.encode())
+            sentence = f"Use POST for {request.url.path}, with an image."
+            return HTTPException(405, sentence, {"Allow": "POST"})
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(token.encode("latin-1"), self.settings.api_token.encode())
         if self.settings.api_token and not (right and scheme.lower() == "bearer"):
-            return HTTPException(
-                HTTPStatus.UNAUTHORIZED,
-                "The token is missing or wrong: send the header 'Authorization: Bearer <token>'.",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            return HTTPException(401, UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
         if request.query_params.get("explain", "0") not in {"0", "1"}:
-            return HTTPException(HTTPStatus.BAD_REQUEST, "explain is neither 0 nor 1.")
+            return HTTPException(400, "explain is neither 0 nor 1.")
         if not TOP_K.fullmatch(request.query_params.get("top_k", "1")):
-            return HTTPException(HTTPStatus.BAD_REQUEST, NO_TOP_K)
+            return HTTPException(400, NO_TOP_K)
         if int(request.headers.get("content-length", 0)) > self.settings.max_bytes:
             return self.too_large()
         return None
 
     def too_large(self) -> HTTPException:
-        """Return what is wrong with a body of too many bytes."""
-        return HTTPException(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The body has more than the {self.settings.max_bytes:,} bytes that are read: send a"
-            " smaller image.",
-            {"Connection": "close"},
-        )
+        """Return the error for a body of too many bytes."""
+        sentence = TOO_LARGE.format(limit=self.settings.max_bytes)
+        return HTTPException(413, sentence, {"Connection": "close"})
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytearray]:
         """Read the body, and count its bytes as buffered until it is no longer needed.
 
-        What is refused is read on for a while: a client that is still sending would not see why.
+        Bodies of rejected requests are read, too, up to a limit.
         """
         body, size, limit = bytearray(), 0, self.settings.max_bytes
         refusal, drained = self.refusal(request), DRAINED * limit
@@ -128,7 +115,7 @@ class Gate:
                     self.buffered += len(chunk)
                     # The more is buffered, the less may be added: small pictures pass large ones.
                     if size > BUFFERED * limit - self.buffered:
-                        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, BUSY, RETRY)
+                        raise HTTPException(503, BUSY, RETRY)
             if refusal:
                 raise refusal
             yield body

@@ -1,6 +1,6 @@
 """The one path from the bytes of a photo to the array that the network sees.
 
-Validation, calibration, packing and serving all take it, so they can't come to differ.
+Validation, calibration, packing and serving all use it, so that they can't differ.
 Needs Pillow, pillow-heif and NumPy only: the served image has no torch in it.
 """
 
@@ -29,6 +29,7 @@ from simplestack.serving.errors import (
     ImageError,
     TooLargeError,
 )
+from simplestack.serving.formats import FORMATS
 
 RESIZE = 256  # pixels, the shorter side after resizing
 CROP = 224  # pixels, the square that the network sees
@@ -37,7 +38,7 @@ MAX_PIXELS = 64_000_000  # after a JPEG's decoder has reduced it
 # Pillow loads some formats only when it meets them, and then all it knows, forty more. Not here.
 Image.preinit()
 LOADED = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # not one for each of the host's cores: they take memory
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default, one per host core, multiplies memory
 pillow_heif.register_heif_opener(
     decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
 )
@@ -67,9 +68,9 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not_images.is_text(data):
         raise not_images.refusal(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=not_images.FORMATS)
+        image = Image.open(io.BytesIO(data), formats=[*FORMATS])
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
-        raise _why(error, not_images.refusal(data)) from error
+        raise _explain(error, not_images.refusal(data)) from error
     if _is_other_deep_grey(image):
         raise BadImageError(DEEP_GREY)
     if image.width * image.height > max_pixels * _scale(image) ** 2:
@@ -90,8 +91,8 @@ def _is_other_deep_grey(image: Image.Image) -> bool:
     return image.mode in {"I", "F"} or (image.mode in GREY_16 and (inverted or other_bits))
 
 
-def _why(error: Exception, otherwise: ImageError) -> ImageError:
-    """Return what to tell about an error of Pillow, whose own words help nobody."""
+def _explain(error: Exception, otherwise: ImageError) -> ImageError:
+    """Return the error to show for one of Pillow, whose own messages don't help users."""
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError) or "Memory allocation" in str(error):
@@ -123,7 +124,7 @@ def decode(image: Image.Image, at_least: int) -> Image.Image:
             image.putalpha(255)  # many programs leave those bytes 0
         return _upright(_reduced(image, _factor(image, at_least)), image)
     except Exception as error:  # on damaged pixels Pillow's decoders raise almost any type
-        raise _why(error, DamagedImageError(not_images.DAMAGED)) from error
+        raise _explain(error, DamagedImageError(not_images.DAMAGED)) from error
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What somebody has sent in place of an image, told by patterns: no parser is run over it."""
+"""Recognise by its first bytes what was sent instead of an image; nothing is parsed."""
 
 import re
 
@@ -10,9 +10,9 @@ from simplestack.serving.errors import (
     ImageError,
     UnsupportedFormatError,
 )
+from simplestack.serving.formats import FORMATS, NAMES
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")  # MPO opens as JPEG
-USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
+USE = f"use a {NAMES} file."
 EMPTY = "There is no image: this is empty."
 DAMAGED = "The image is damaged or cut off, or too large to decode: use another file."
 TOO_MANY_PIXELS = (
@@ -59,7 +59,7 @@ SVG = re.compile(  # possessive and atomic, as nothing limits what may come befo
 )
 TEXTS = (
     (rb"\s*[\[{\"]", f"This is JSON, not an image: {SEND}"),
-    (rb"\s*https?://", f"This is an address, not an image: nobody visits it. Instead, {SEND}"),
+    (rb"\s*https?://", f"This is an address, not an image, and isn't visited. Instead, {SEND}"),
     (rb"\s*data:|[\w+/=%\r\n-]{64,}\Z", f"This is base64, not an image: {SEND}"),
     (
         rb"[^\r\n]{,500}\.\w{2,5}\s*\Z",
@@ -80,7 +80,7 @@ def is_text(data: bytes) -> bool:
 
 
 def refusal(data: bytes) -> ImageError:
-    """Return what to tell about data that can't be opened as an image."""
+    """Return the error for data that can't be opened as an image."""
     if kind := _other_file(data):
         return UnsupportedFormatError(OTHER.format(kind=kind))
     if is_text(data):

@@ -2,7 +2,6 @@
 
 import json
 import traceback
-from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -44,11 +43,8 @@ async def wrong_method(request: Request, error: Any) -> JsonLine:
 async def internal_error(request: Request, error: Exception) -> JsonLine:
     """Return a 500 for an unexpected error, and log its traceback."""
     request.state.record["traceback"] = "".join(traceback.format_exception(error))
-    return JsonLine(
-        {"error": "The server made a mistake: its log says more."},
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
+    return JsonLine({"error": "The server made a mistake: its log says more."}, 500)
 
 
 HANDLERS = {ImageError: image_error, HTTPException: http_error, Exception: internal_error}
-ROUTER_HANDLERS = {HTTPException: http_error, HTTPStatus.METHOD_NOT_ALLOWED: wrong_method}
+ROUTER_HANDLERS = {HTTPException: http_error, 405: wrong_method}

@@ -80,21 +80,13 @@ def _origins(value: str) -> tuple[str, ...]:
     return origins
 
 
-def timeout() -> int:
-    """Return TIMEOUT, or its default where that is no number: `check` says so in time."""
+def checked() -> Settings:
+    """Return the settings, or end the program with one line if one is wrong."""
     try:
-        return read().timeout
-    except StackError:
-        return Settings.timeout
-
-
-def check() -> None:
-    """End the program with one line if a setting is wrong."""
-    try:
-        read()
+        return read()
     except StackError as error:
         sys.exit(f"error: {error}")
 
 
-if __name__ == "__main__":  # the container asks so before it starts gunicorn
-    check()
+if __name__ == "__main__":  # in a container, before gunicorn reads some of them by itself
+    checked()

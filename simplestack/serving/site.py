@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ DESCRIPTIONS = "/docs.json", "/openapi.json"
 EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if they are packed
 PATHS = {PREDICT, CLASSIFY, "/", "/docs", *DESCRIPTIONS, "/model.json"}
 PATHS |= {f"/{name}" for name in EXAMPLES}
-MANY = 6  # classes, which are not named
+MAX_NAMED = 5  # classes in the title
 PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
 BENTOMLS = re.compile("/schema.json|/static_content/.*")  # for its own client, and for /docs
 HERE = Path(__file__).parent
@@ -49,16 +48,13 @@ def cors(app: ASGIApp) -> ASGIApp:
 
 
 def closed(app: ASGIApp) -> ASGIApp:
-    """Refuse paths that lead nowhere: BentoML says so in plain text, and takes /predict%0a for one.
-
-    So what stands behind this may compare paths as they are.
-    """
+    """Answer unknown paths with 404 in JSON. BentoML uses plain text, and matches /predict%0a."""
     known = PATHS | PROBES
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "/")
         if path not in known and not BENTOMLS.fullmatch(path):
-            raise HTTPException(HTTPStatus.NOT_FOUND, "There is nothing at this path.")
+            raise HTTPException(404, "There is nothing at this path.")
         await app(scope, receive, send)
 
     return refuse
@@ -84,7 +80,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
     def example(name: str) -> Callable[[Request], Response]:
         def photo(_: Request) -> Response:
             if name not in about()["examples"]:
-                raise HTTPException(HTTPStatus.NOT_FOUND, "The photos are not shown.")
+                raise HTTPException(404, "The photos are not shown.")
             return FileResponse(packed(name), headers=HEADERS)
 
         return photo
@@ -131,9 +127,9 @@ def model_json(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def title(classes: list[str]) -> str:
-    """Return the question that a photo answers."""
+    """Return the question that a photo answers, with the names of up to 5 classes."""
     few = f"{', '.join(classes[:-1])} or {classes[-1]}"
-    named = few if len(classes) < MANY else f"{len(classes)} kinds of things"
+    named = few if len(classes) <= MAX_NAMED else f"{len(classes)} kinds of things"
     return f"{named[:1].upper()}{named[1:]}?"
 
 

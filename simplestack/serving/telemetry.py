@@ -1,6 +1,6 @@
-"""What is known of every request: a line of JSON in the log, and numbers for /metrics.
+"""For each request a line of JSON in the log, and metrics for /metrics.
 
-Numbers of several workers add up where PROMETHEUS_MULTIPROC_DIR names a folder for them, as
+The metrics of several workers add up where PROMETHEUS_MULTIPROC_DIR names a folder for them, as
 gunicorn.conf.py and `bentoml serve` do.
 """
 
@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CLIENT_CLOSED_REQUEST = 499  # the status that nginx notes for a client that hung up
 ID = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a request; routers send one as X-Request-ID
-LONGEST = 200  # characters of a path in the log
+MAX_PATH = 200  # characters of a path in the log
 
 REQUESTS = Counter("http_requests", "Requests answered.", ["path", "status"])
 REQUEST_SECONDS = Histogram(
@@ -57,7 +57,7 @@ class Telemetry:
         self.app, self.paths, self.probes = app, paths, probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and note what came of it."""
+        """Answer a request, then count, time and log it."""
         if scope["type"] == "lifespan":
             for path in (*self.paths, "other"):
                 REQUESTS.labels(path, 200)
@@ -71,7 +71,7 @@ class Telemetry:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": given if ID.fullmatch(given) else uuid.uuid4().hex,
             "method": scope["method"],
-            "path": scope["path"][:LONGEST],
+            "path": scope["path"][:MAX_PATH],
             "status": CLIENT_CLOSED_REQUEST,
             "bytes": 0,  # of the body
         }
@@ -129,9 +129,9 @@ def reserve() -> None:
 
 
 def metrics(_: Request) -> Response:
-    """Return the numbers of all workers, in Prometheus' text format.
+    """Return the metrics of all workers in Prometheus' text format.
 
-    If somebody has removed the folder in which several workers keep them, only this one's.
+    Those of this worker only, if the folder that workers share has been removed.
     """
     registry = REGISTRY
     if Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).is_dir():

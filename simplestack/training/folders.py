@@ -12,12 +12,9 @@ from tqdm import tqdm
 
 from simplestack.files import map_in_threads
 from simplestack.serving.errors import StackError
+from simplestack.serving.formats import SUFFIXES
 from simplestack.training import sample
 
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif"),
-    *(".tiff", ".ppm", ".pgm"),
-}
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems, as hidden files are
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}

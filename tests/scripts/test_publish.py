@@ -17,7 +17,7 @@ from helpers import code_block
 
 import publish
 from bench import page as bench_page
-from simplestack.serving import images, not_images, site
+from simplestack.serving import images, site
 from simplestack.serving.errors import StackError
 
 FILES = """.nojekyll README.md browser.js classifier.js examples examples/1.jpg examples/2.jpg
@@ -78,7 +78,6 @@ def test_folder_has_what_a_static_host_needs(public, bento):
         assert not re.findall(r"https?://(?!www.w3)", (public / name).read_text())
     rules = json.loads((public / "rules.json").read_text())
     assert (rules["resize"], rules["crop"]) == (images.RESIZE, images.CROP)
-    assert len(rules["others"]) == len(not_images.OTHER_FILES)
     for name in ("model.onnx", "onnxruntime.wasm"):
         assert rules["integrity"].pop(name) == site.integrity((public / name).read_bytes())
     assert not rules["integrity"]

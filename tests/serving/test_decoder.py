@@ -7,7 +7,9 @@ import sys
 import hostile
 import numpy as np
 import pytest
+from helpers import encode
 from hostile import phone_photo
+from PIL import Image
 
 from simplestack.serving import decoder, decoder_pool, errors, images, settings
 from simplestack.serving.decoder import Limits
@@ -52,6 +54,17 @@ def test_where_a_lack_of_memory_looks_like_damage_the_sentence_names_both(ask, k
     assert failed
     assert json.loads(answer)[0] == "DamagedImageError"
     assert "too large" in json.loads(answer)[1]
+
+
+@linux
+@pytest.mark.parametrize(
+    ("mode", "size", "memory"),
+    [("RGBA", (2500, 2500), int(1.5 * 4 * 2500**2)), ("RGB", (1, 60_000), 10_000_000)],
+)
+def test_a_picture_takes_hardly_more_memory_than_its_pixels(ask, mode, size, memory):
+    data = encode(Image.new(mode, size), "PNG", compress_level=1)
+    failed, answer = ask(Limits(10, memory, 0, images.MAX_PIXELS), data)
+    assert not failed, answer
 
 
 @linux

@@ -353,7 +353,7 @@ def test_every_format_gets_the_same_answer_and_what_curl_has_damaged_the_remedy(
 
 
 def test_a_picture_with_more_pixels_than_are_read_is_answered_if_its_decoder_reduces_it(client):
-    large = hostile.plain((12_000, 9000), "RGB", "JPEG", quality=50)
+    large = hostile.phone_photo((16320, 12240), "JPEG", quality=20)
     assert client.post("/predict", content=large).status_code == 200
 
 

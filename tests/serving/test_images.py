@@ -1,10 +1,8 @@
 """Every format that people send becomes the same array; everything else is rejected by name."""
 
-import asyncio
 import io
 import itertools
 import struct
-import sys
 import zlib
 from unittest.mock import Mock
 
@@ -16,9 +14,9 @@ from helpers import encode
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 from torchvision.transforms import v2
 
-from simplestack.serving import decoder, decoder_pool, images, not_images, settings
+from simplestack.serving import images
+from simplestack.serving.formats import FORMATS
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 FINE = {"quality": 95}
 
 
@@ -79,9 +77,11 @@ def test_a_large_picture_is_averaged_by_a_whole_number_first(size, factor):
 @pytest.mark.parametrize(
     ("kind", "size", "orientation"),
     [
-        *(("JPEG", (4123, 3087), 1), ("JPEG", (2063, 1031), 1), ("JPEG", (1535, 5001), 1)),
-        *(("JPEG", (2064, 1032), 6), ("JPEG", (2064, 4000), 8), ("PPM", (2051, 1601), 1)),
-        ("PNG", (2064, 1032), 6),  # not reduced by its decoder
+        ("JPEG", (2063, 1031), 1),
+        ("JPEG", (1535, 3001), 1),
+        ("JPEG", (2064, 1032), 6),
+        ("PPM", (1151, 1601), 1),
+        ("PNG", (1064, 1032), 6),  # not reduced by its decoder
     ],
 )
 def test_a_large_picture_is_cut_where_it_is_at_full_size(kind, size, orientation):
@@ -93,7 +93,7 @@ def test_a_large_picture_is_cut_where_it_is_at_full_size(kind, size, orientation
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "CMYK"])
 def test_large_picture_of_every_mode_is_read_as_at_full_size(scene, mode):
-    large = scene.resize((1700, 1300)).convert(mode)
+    large = scene.resize((1400, 1100)).convert(mode)
     data = encode(large, "TIFF" if mode == "CMYK" else "PNG")
     assert np.abs(images.read(data) - middle(large.convert("RGB"))).mean() < 4
 
@@ -121,35 +121,26 @@ def test_every_format_and_mode_becomes_rgb(scene, kind, mode, options, most):
     assert difference(encode(image, kind, **options), image) <= most
 
 
-def png(size, data=b"", *, bits=8, colours=2, interlaced=False, chunks=()):
+def png(size, data=b"", *, bits=8, colours=2, chunks=()):
     """Encode what Pillow can't; without data, only the beginning."""
-    head = struct.pack(">IIBBBBB", *size, bits, colours, 0, 0, interlaced)
+    head = struct.pack(">IIBBBBB", *size, bits, colours, 0, 0, 0)
     parts = ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(hostile.chunk(*part) for part in parts)
 
 
-ADAM7 = (  # first column and row, steps between columns and rows
-    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
-    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
-)
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("passes", [((0, 0, 1, 1),), ADAM7])
-def test_png_of_any_depth_is_read_exactly_interlaced_or_not(scene, bits, passes):
-    pixels = np.asarray(scene) if bits == 8 else (np.asarray(scene, int) * 257).astype(">u2")
-    rows = (row for x, y, across, down in passes for row in pixels[y::down, x::across])
+def test_a_png_of_16_bits_is_read_exactly(scene):
+    rows = (np.asarray(scene, int) * 257).astype(">u2")
     data = b"".join(b"\0" + row.tobytes() for row in rows)
-    made = png(scene.size, data, bits=bits, interlaced=passes is ADAM7)
-    assert difference(made, scene) == 0
-
-
-TURNED = ("PNG", "WEBP", "TIFF", "AVIF", "MPO")
+    assert difference(png(scene.size, data, bits=16), scene) == 0
 
 
 @pytest.mark.parametrize(
     ("kind", "orientations"),
-    [("JPEG", range(1, 9)), ("HEIF", (2, 6, 8)), *((x, (6,)) for x in TURNED)],
+    [
+        ("JPEG", range(1, 9)),
+        ("HEIF", (2, 6)),
+        *((x, (6,)) for x in ("PNG", "WEBP", "TIFF", "AVIF")),
+    ],
 )
 def test_exif_orientation_is_applied_once(scene, kind, orientations):
     for orientation in orientations:
@@ -311,37 +302,19 @@ def test_samples_that_cant_be_read_are_rejected():
 @pytest.mark.parametrize(
     ("kind", "head", "at"),
     [  # before the pixels or behind them
-        *((b"tEXt", b"a\0", 33), (b"zTXt", b"a\0\0", 33), (b"zTXt", b"a\0\0", -12)),
-        *((b"iTXt", b"a\0\1\0\0\0", -12), (b"iCCP", b"a\0\0", 33)),
+        (b"zTXt", b"a\0\0", 33),
+        (b"iTXt", b"a\0\1\0\0\0", -12),
+        (b"iCCP", b"a\0\0", 33),
     ],
 )
 def test_a_png_with_much_text_is_read_or_rejected_for_it(scene, kind, head, at):
     data = encode(scene, "PNG")
-    texts = bytes(3_000_000), bytes(70_000_000)  # 64 MiB of all texts together
-    if kind != b"tEXt":  # of one that is compressed, 16 MiB
-        texts = (zlib.compress(bytes(size), 1) for size in (2**24 - 9, 2**24 + 1))
+    # One that is compressed may have 16 MiB.
+    texts = (zlib.compress(bytes(size), 1) for size in (2**24 - 9, 2**24 + 1))
     accepted, rejected = (data[:at] + hostile.chunk(kind, head + t) + data[at:] for t in texts)
     assert difference(accepted, scene) == 0
-    said = "The picture has too much text or too large a profile in it: save it without them."
-    with pytest.raises(images.TooLargeError, match=f"^{said}$"):
+    with pytest.raises(images.TooLargeError, match=f"^{images.TOO_MUCH_TEXT}$"):
         images.read(rejected)
-
-
-@linux
-@pytest.mark.parametrize(
-    ("mode", "size", "memory"),
-    [("RGBA", (5000, 5000), int(1.25 * 4 * 5000**2)), ("RGB", (1, 60_000), 10_000_000)],
-)
-def test_a_picture_takes_hardly_more_memory_than_its_pixels(mode, size, memory):
-    data = encode(Image.new(mode, size), "PNG", compress_level=1)
-
-    async def decode():
-        async with decoder_pool.Decoders(settings.Settings(), cores=1) as started:
-            with started.start(decoder.Limits(10, memory, 0, images.MAX_PIXELS)) as process:
-                return await decoder_pool.ask(process, data)
-
-    failed, answer = asyncio.run(decode())
-    assert not failed, answer
 
 
 @pytest.mark.parametrize(
@@ -370,10 +343,8 @@ def test_64_million_pixels_are_read_unless_set_otherwise():
     assert images.identify(png((8000, 8000))).size == (8000, 8000)
     with pytest.raises(images.TooLargeError) as raised:
         images.read(png((8000, 8001)))
-    assert str(raised.value) == (
-        "The picture has 8000×8001 pixels, more than the 64 million that are read: use a smaller"
-        " one."
-    )
+    sentence = "The picture has 8000×8001 pixels, more than the 64 million that are read: use a"
+    assert str(raised.value) == f"{sentence} smaller one."
     assert images.read(encode(Image.new("1", (40, 30)), "PNG"), 1200).shape == (224, 224, 3)
     with pytest.raises(images.TooLargeError, match=r"than the 0.001199 million"):
         images.read(encode(Image.new("1", (40, 30)), "PNG"), 1199)
@@ -398,7 +369,7 @@ def test_a_jpeg_counts_as_its_decoder_reduces_it(size, factor):
         images.identify(data, int(counted) - 1)
 
 
-@pytest.mark.parametrize("kind", not_images.FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_image_is_rejected_in_plain_words(scene, kind):
     data = encode(scene, kind)
     words = r"^(The image is damaged or cut off, .*|This \w+ file can.t be read: .*)$"

@@ -1,14 +1,16 @@
 """What is no image is rejected with a sentence that names it, and what to do instead."""
 
 import base64
+import json
 import signal
 
 import pytest
-from helpers import encode
+from helpers import PROJECT, encode
 from PIL import Image
 
 from simplestack.serving import images, not_images
 from simplestack.serving.errors import BadImageError, DamagedImageError, UnsupportedFormatError
+from simplestack.serving.formats import FORMATS, NAMES
 
 USE = "use a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM file."
 PREAMBLE = (
@@ -78,7 +80,7 @@ CURL_D = (
         (NOT_AN_IMAGE, [b"junk", b"\xff\xd8", b"\0" * 100, ENCODED[:63], b"a.longer"]),
         (NOT_AN_IMAGE, [b"two\nlines.jpg", b"tab\tand line\n", b"x" * 501 + b".jpg", b"a.c"]),
         (NOT_AN_IMAGE, [b"<svgs>", b"<html><svg/></html>", PREAMBLE + b"<html>"]),
-        (f"This is an address, not an image: nobody visits it. Instead, {CURL}", ADDRESSES),
+        (f"This is an address, not an image, and isn't visited. Instead, {CURL}", ADDRESSES),
         (f"This is JSON, not an image: {CURL}", [b'{"a": 1}', b' "a"', b'\n["%b"]' % ENCODED]),
         (f"This is base64, not an image: {CURL}", BASE64),
         (NAME, [b"a.jpg", b"image=@/tmp/my photo.JPG\n", "schöner Käfer.jpeg".encode()]),
@@ -109,7 +111,7 @@ def test_the_kind_of_an_image_that_cant_be_read_is_named(kind, head):
         images.read(head + bytes(100))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in not_images.FORMATS if kind != "PPM"])
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "PPM"])
 def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(kind):
     noise = Image.effect_noise((100, 80), 80).convert("P" if kind == "GIF" else "RGB")
     data = encode(noise, kind)
@@ -117,3 +119,17 @@ def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(k
     with pytest.raises(BadImageError) as raised:
         images.read(data.translate(None, b"\r\n\0"))
     assert str(raised.value) == CURL_D
+
+
+def test_page_description_and_documentation_name_the_formats_that_are_read():
+    web = PROJECT / "simplestack/serving/web"
+    types = json.loads((web.parent / "openapi.json").read_text())["components"]["requestBodies"][
+        "Image"
+    ]
+    names = {kind.removeprefix("image/").upper() for kind in types["content"]}
+    portable = {"X-PORTABLE-GRAYMAP", "X-PORTABLE-PIXMAP"}
+    assert names == {*FORMATS, "HEIC", *portable} - {"PPM"}
+    suffixes = ",".join((*FORMATS["HEIF"], *FORMATS["PPM"]))  # others are known to all systems
+    assert f'accept="image/*,{suffixes}"' in (web / "index.html").read_text()
+    documentation = (PROJECT / "docs/api.md").read_text()
+    assert f"reads {NAMES.replace(' or ', ' and ')}" in " ".join(documentation.split())

@@ -67,14 +67,8 @@ def test_a_wrong_setting_is_one_clear_line(name, value, said):
     assert str(raised.value) == said
 
 
-def test_check_ends_the_program_with_the_line(monkeypatch):
-    settings.check()
+def test_a_wrong_setting_ends_the_program_with_the_line(monkeypatch):
+    assert settings.checked() == settings.Settings()
     monkeypatch.setenv("MAX_BYTES", "much")
     with pytest.raises(SystemExit, match=f"^error: MAX_BYTES='much' {NO_NUMBER}$"):
-        settings.check()
-
-
-def test_timeout_of_a_wrong_setting_is_the_default(monkeypatch):
-    for value, seconds in (("soon", settings.Settings.timeout), ("7", 7)):
-        monkeypatch.setenv("TIMEOUT", value)
-        assert settings.timeout() == seconds
+        settings.checked()

@@ -49,9 +49,9 @@ def test_the_page_says_what_it_tells_apart_how_well_and_from_which_files(page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Ants or bees?")
     expect(page.get_by_role("note")).to_contain_text("knows nothing of real photos")
     about = page.locator("#model")
-    expect(about).to_contain_text(re.compile(r"right on \d of 6 validation photos \("))
+    expect(about).to_contain_text(re.compile(r"It is correct on \d of 6 validation photos \("))
     reason = "it was trained on fewer than 20 photos"
-    expect(about).to_contain_text(f"can't say if it looks like none of them, as {reason}")
+    expect(about).to_contain_text(f"can't mark photos unlike its training photos, as {reason}")
     accepted = page.locator("#file").get_attribute("accept")
     assert accepted.split(",") == ["image/*", ".heic", ".heif", ".ppm", ".pgm"]
 
@@ -160,7 +160,7 @@ def test_photos_that_waited_for_the_token_get_answers_and_unlike_ones_say_so(own
     expect(page.locator(".card canvas")).to_have_count(2, timeout=SLOW)
     cards = page.locator(".card:has(h2)")  # the others have waited for the token
     assert cards.locator(".name").all_text_contents() == [photo.name, noise.name]
-    expect(page.locator("#model")).to_contain_text("(as it says of 1 of the validation photos)")
+    expect(page.locator("#model")).to_contain_text("as 1 of the validation photos")
     like, unlike = (cards.filter(has_text=x.name) for x in (photo, noise))
     expect(like.locator("h2")).to_have_text(re.compile("^(Fourmis d’été|蜜蜂)$"))
     expect(unlike.locator("h2")).to_have_text("This doesn't look like anything it learned from.")

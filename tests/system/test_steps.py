@@ -179,7 +179,7 @@ def test_no_answer_and_a_full_disk_are_failures_of_predict(tmp_path):
 def test_a_bad_setting_stops_the_server(bento, capsys):
     with pytest.raises(StackError, match="doesn't start: see its log above"):
         local_server.serve(str(bento), MAX_BYTES="much").__enter__()
-    assert "\nerror: MAX_BYTES='much' is not a whole number" in capsys.readouterr().err
+    assert "error: MAX_BYTES='much' is not a whole number" in capsys.readouterr().err
 
 
 def test_a_bad_setting_and_a_damaged_model_stop_the_container(bento, tmp_path):

@@ -1,0 +1,16 @@
+"""The formats that are read."""
+
+FORMATS = {  # as Pillow calls them, with the suffixes of photos to train on
+    "JPEG": (".jpg", ".jpeg", ".jfif"),  # MPO opens as JPEG
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+    "GIF": (),  # in the tutorial's photos of ants, one says "image not found"
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"),
+}
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+*_FIRST, _LAST = ({"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS)
+NAMES = f"{', '.join(_FIRST)} or {_LAST}"  # as people call them
