@@ -22,22 +22,21 @@ MAX_BYTES = 10 * 2**20
 Tags = dict[int, tuple[int, int, bytes]]  # type, count and packed values
 
 
-def tiff(width: int, height: int, *, data: bytes, tags: Tags, order: str = "<") -> bytes:
+def tiff(width: int, height: int, *, data: bytes, tags: Tags) -> bytes:
     """Build a grey TIFF from its picture data and further tags."""
     plain = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: height}
     plain[279] = len(data)
-    entries = {tag: (4, 1, pack(f"{order}I", value)) for tag, value in plain.items()} | tags
+    entries = {tag: (4, 1, pack("<I", value)) for tag, value in plain.items()} | tags
     directory, extra = bytearray(), bytearray()
     after = 8 + len(data) + 2 + 12 * len(entries) + 4
     for tag, (kind, count, values) in sorted(entries.items()):
         inline = values.ljust(4, b"\0")
         if len(values) > 4:
-            inline = pack(f"{order}I", after + len(extra))
+            inline = pack("<I", after + len(extra))
             extra += values
-        directory += pack(f"{order}HHI", tag, kind, count) + inline
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    head = magic + pack(f"{order}I", 8 + len(data)) + data
-    return head + pack(f"{order}H", len(entries)) + directory + b"\0" * 4 + extra
+        directory += pack("<HHI", tag, kind, count) + inline
+    head = b"II*\0" + pack("<I", 8 + len(data)) + data
+    return head + pack("<H", len(entries)) + directory + b"\0" * 4 + extra
 
 
 def huge_tile() -> bytes:

@@ -4,9 +4,7 @@ Validation, calibration, packing and serving all use it, so that they can't diff
 Needs Pillow, pillow-heif and NumPy only: the served image has no torch in it.
 """
 
-import functools
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pillow_heif
@@ -23,12 +21,7 @@ from PIL import (
 )
 
 from simplestack.serving import not_images
-from simplestack.serving.errors import (
-    BadImageError,
-    DamagedImageError,
-    ImageError,
-    TooLargeError,
-)
+from simplestack.serving.errors import BadImageError, DamagedImageError, ImageError, TooLargeError
 from simplestack.serving.formats import FORMATS
 
 RESIZE = 256  # pixels, the shorter side after resizing
@@ -74,12 +67,8 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if _is_other_deep_grey(image):
         raise BadImageError(DEEP_GREY)
     if image.width * image.height > max_pixels * _scale(image) ** 2:
-        million = f"{max_pixels / 1e6:g}"
-        raise TooLargeError(
-            not_images.TOO_MANY_PIXELS.format(
-                width=image.width, height=image.height, million=million
-            )
-        )
+        size = {"width": image.width, "height": image.height, "million": f"{max_pixels / 1e6:g}"}
+        raise TooLargeError(not_images.TOO_MANY_PIXELS.format_map(size))
     return image
 
 
@@ -133,13 +122,12 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     """
     if factor == 1 and _is_rgb(image):
         return image
-    to_rgb = _conversion(image)
     whole = Image.new("RGB", (image.width // factor, image.height // factor))
     rows = factor * max(1, STRIP // (whole.width * factor**2))
     for top in range(0, whole.height * factor, rows):
         bottom = min(top + rows, whole.height * factor)
         strip = image.crop((0, top, whole.width * factor, bottom))
-        whole.paste(to_rgb(strip).reduce(factor), (0, top // factor))
+        whole.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
     return whole
 
 
@@ -156,27 +144,18 @@ def _is_rgb(image: Image.Image) -> bool:
     return image.mode == "RGB" and not image.has_transparency_data
 
 
-def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Return the function that converts parts of an image to RGB."""
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB; what is transparent becomes white."""
     if _is_rgb(image):
-        return lambda part: part
-    if image.mode in GREY_16:
-        return functools.partial(_deep_grey, transparent=image.info.get("transparency"))
+        return image
+    if image.mode in GREY_16:  # which Pillow would clip
+        levels, transparent = np.asarray(image), image.info.get("transparency")
+        grey = np.where(levels == transparent, 255, np.rint(levels / 257))
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        return _on_white
-    return lambda part: part.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def _deep_grey(image: Image.Image, transparent: int | None) -> Image.Image:
-    """Convert 16-bit grey, which Pillow would clip. The transparent level becomes white."""
-    levels = np.asarray(image)
-    grey = np.where(levels == transparent, 255, np.rint(levels / 257))
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
 
 
 def to_array(image: Image.Image) -> Photo:

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from starlette.config import Config
 
@@ -46,19 +46,16 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
             )
         return int(value)
 
-    port = number("PORT", Settings.port)
-    if port > MAX_PORT:
-        raise StackError(f"PORT={port} is above {MAX_PORT}: correct or unset it")
-    return Settings(
-        max_bytes=number("MAX_BYTES", Settings.max_bytes),
-        max_pixels=number("MAX_PIXELS", Settings.max_pixels),
-        max_requests=number("MAX_REQUESTS", Settings.max_requests),
-        timeout=number("TIMEOUT", Settings.timeout),
-        port=port,
-        web_concurrency=number("WEB_CONCURRENCY", Settings.web_concurrency),
-        api_token=config("API_TOKEN", cast=_token, default=""),
-        cors_origins=config("CORS_ORIGINS", cast=_origins, default=""),
-    )
+    numbers = {
+        field.name: number(field.name.upper(), field.default)
+        for field in fields(Settings)
+        if isinstance(field.default, int)
+    }
+    if numbers["port"] > MAX_PORT:
+        raise StackError(f"PORT={numbers['port']} is above {MAX_PORT}: correct or unset it")
+    token = config("API_TOKEN", cast=_token, default="")
+    origins = config("CORS_ORIGINS", cast=_origins, default="")
+    return Settings(**numbers, api_token=token, cors_origins=origins)
 
 
 def _token(value: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from helpers import encode
-from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps
 from torchvision.transforms import v2
 
 from simplestack.serving import images
@@ -136,11 +136,7 @@ def test_a_png_of_16_bits_is_read_exactly(scene):
 
 @pytest.mark.parametrize(
     ("kind", "orientations"),
-    [
-        ("JPEG", range(1, 9)),
-        ("HEIF", (2, 6)),
-        *((x, (6,)) for x in ("PNG", "WEBP", "TIFF", "AVIF")),
-    ],
+    [("JPEG", range(1, 9)), *((x, (2, 6)) for x in ("HEIF", "PNG", "WEBP", "TIFF", "AVIF"))],
 )
 def test_exif_orientation_is_applied_once(scene, kind, orientations):
     for orientation in orientations:
@@ -154,12 +150,6 @@ def test_exif_orientation_is_applied_once(scene, kind, orientations):
 def test_unreadable_exif_is_ignored(scene):
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40
     assert difference(encode(scene, "JPEG", exif=exif, **FINE), scene) < 4
-
-
-def test_lab_becomes_rgb(scene):
-    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    lab = ImageCms.profileToProfile(scene, *profiles, outputMode="LAB")
-    assert difference(encode(lab, "TIFF"), scene) < 2
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
@@ -246,42 +236,35 @@ def test_a_transparent_level_of_grey_is_white_at_any_depth(bits, white):
     assert (array[:, :50].max(), array[:, -50:].min()) == (0 if white else 255, 255)
 
 
+def tiff(pixels, tag=0, before=0, after=0):
+    """Encode pixels as a TIFF, with another value of one of its tags."""
+    values = (struct.pack("<HHIH", tag, 3, 1, value) for value in (before, after))
+    return encode(Image.fromarray(pixels), "TIFF").replace(*values)
+
+
 def test_grey_with_multiplied_alpha_is_read(scene):
     grey = np.asarray(scene.convert("L"))
-    samples = np.stack([grey, np.full_like(grey, 255)], axis=2)
-    tags = {258: (3, 2, struct.pack("<HH", 8, 8)), 259: (3, 1, struct.pack("<H", 1))}
-    tags |= {277: (3, 1, struct.pack("<H", 2)), 338: (3, 1, struct.pack("<H", 1))}
-    data = hostile.tiff(*scene.size, data=samples.tobytes(), tags=tags)
+    data = tiff(np.stack([grey, np.full_like(grey, 255)], axis=2), 338, 2, 1)
     assert Image.open(io.BytesIO(data)).mode == "La"
     assert difference(data, scene.convert("L")) < 1
 
 
 # Grey with more than 8 bits
 
-RAMP = np.linspace(0, 1, 400) * np.ones((300, 1))
+RAMP = np.linspace(0, 65535, 400) * np.ones((300, 1))
 
 
-def deep_tiff(levels, kind, **changed):
-    """Encode H×W levels as a TIFF with samples of that type."""
-    data = levels.astype(kind)
-    values = {258: 8 * data.itemsize, 259: 1, 262: 1, **changed}
-    values[339] = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
-    order = ">" if kind[0] == ">" else "<"
-    tags = {int(tag): (4, 1, struct.pack(f"{order}I", value)) for tag, value in values.items()}
-    return hostile.tiff(*levels.shape[::-1], data=data.tobytes(), tags=tags, order=order)
-
-
-@pytest.mark.parametrize("kind", ["u2", ">u2"])
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
 def test_grey_of_16_bits_is_scaled(kind):
-    levels = np.rint(RAMP * 255).astype(np.uint8)  # not truncated
-    assert difference(deep_tiff(RAMP * 65535, kind), Image.fromarray(levels)) < 0.1
+    levels = np.rint(RAMP / 257).astype(np.uint8)  # not truncated
+    assert difference(tiff(RAMP.astype(kind)), Image.fromarray(levels)) < 0.1
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        *(deep_tiff(RAMP, kind) for kind in ("f4", ">f4", "i2", "u4", "i4")),
-        *(deep_tiff(RAMP, "u2", **change) for change in ({"258": 12}, {"262": 0})),
+        *(tiff(RAMP.astype("f4")), tiff(RAMP.astype("i4"))),
+        *(tiff(RAMP.astype("u2"), 258, 16, 12), tiff(RAMP.astype("u2"), 262, 1, 0)),
         *(b"P5 2 1 1023 " + bytes(4), b"Pf\n2 1\n-1.0\n" + bytes(8)),
     ],
     ids=itertools.count(),
@@ -289,11 +272,6 @@ def test_grey_of_16_bits_is_scaled(kind):
 def test_other_deep_grey_is_rejected_with_what_to_do(data):
     with pytest.raises(images.BadImageError, match="save the picture as a JPEG or PNG"):
         images.identify(data)
-
-
-def test_samples_that_cant_be_read_are_rejected():
-    with pytest.raises(images.BadImageError, match=r"This TIFF file can.t be read: .* rare kind"):
-        images.read(deep_tiff(255 * RAMP, "f8"))
 
 
 # What is rejected

@@ -33,11 +33,6 @@ def test_title_asks_for_the_class(classes, title):
     assert site.title(classes) == title
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs.json", "/model.json"])
-def test_endpoint_of_operation_answers(client, path):
-    assert client.get(path).status_code == 200
-
-
 def test_example_photo_is_a_jpeg(client):
     example = client.get("/examples/1.jpg")
     assert example.headers["content-type"] == "image/jpeg"
@@ -52,12 +47,6 @@ def test_a_path_that_leads_nowhere_is_said_in_json(client, path):
     answer = client.get(f"/{path}")
     said = (answer.status_code, answer.json())
     assert said == (404, {"error": "There is nothing at this path."})
-
-
-def test_another_method_is_said_in_json(client):
-    answer = client.post("/model.json")
-    said = (answer.status_code, answer.json())
-    assert said == (405, {"error": "Another method than POST is needed here."})
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
