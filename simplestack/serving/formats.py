@@ -6,7 +6,7 @@ FORMATS = {  # as Pillow calls them, with the suffixes of photos to train on
     "WEBP": (".webp",),
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif"),
-    "GIF": (),  # in the tutorial's photos of ants, one says "image not found"
+    "GIF": (".gif",),
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm"),
