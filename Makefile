@@ -18,7 +18,7 @@ run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, 
 
 ## Work on it:
 
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4
 
 test: lint ## install what is missing, then check style, types and behaviour: minutes
 	$(PYTEST) --ignore=tests/rehearsal

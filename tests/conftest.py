@@ -12,12 +12,32 @@ from unittest.mock import patch
 import pytest
 from helpers import PROJECT, cache_folder, fresh_service, make_once, split_folder
 from playwright.sync_api import Browser, sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
 from bench.page import CHROMIUM
 from simplestack.packing import bentos
 from simplestack.training import sample
 
 TESTS = PROJECT / "tests"
+
+# Files whose tests share the servers of system/conftest.py
+SERVED = {
+    f"tests/system/test_{name}.py" for name in ("clients", "decoding", "load", "page", "service")
+}
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives each file to one process, and all files that share servers to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "served" if file in SERVED else file
+
+
+def pytest_xdist_make_scheduler(config, log) -> ByFile:
+    """Let pytest-xdist use that scheduler."""
+    return ByFile(config, log)
+
 
 # A shell that runs the tests in the background ignores it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
