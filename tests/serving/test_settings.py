@@ -11,7 +11,7 @@ from simplestack.serving.errors import StackError
 
 NUMBERS = ("MAX_BYTES", "MAX_PIXELS", "MAX_REQUESTS", "TIMEOUT", "PORT", "WEB_CONCURRENCY")
 NO_NUMBER = "is not a whole number above 0, of at most 15 digits: correct or unset it"
-ORIGINS = "separate by commas what looks like https://example.com, or set * for everybody"
+ORIGINS = "separate by commas what looks like https://example.com, or set * for any"
 TOKEN = "API_TOKEN can't be sent in a header: leave out line breaks, and spaces at its ends"  # noqa: S105
 
 
