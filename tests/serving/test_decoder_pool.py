@@ -9,6 +9,8 @@ from contextlib import suppress
 import hostile
 import psutil
 import pytest
+from helpers import encode
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from simplestack.serving import decoder_pool, errors, settings
@@ -76,6 +78,22 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
     with pytest.raises(errors.ImageError, match=words):
         await lane.decode(hostile.build(kind))
     lane.close()
+
+
+@linux
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (encode(Image.new("1", (2001, 1000)), "PNG"), errors.TooLargeError),  # by its pixels
+        (hostile.build("lossless WebP"), errors.DamagedImageError),  # for lack of memory
+    ],
+    ids=["PNG", "WebP"],
+)
+async def test_what_is_too_large_for_the_fast_lane_is_decoded_in_the_slow_one(pool, data, error):
+    with pytest.raises(error):
+        await pool.fast.decode(data)
+    photo, query = await pool.decode(data)
+    assert (len(photo), query) == (3 * 224**2, b"")
 
 
 @linux
