@@ -106,7 +106,7 @@ async def test_decoders_load_nothing_but_what_decoding_needs(pool):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, photo, number):
+async def test_a_decoder_that_dies_within_c_code_costs_no_other_an_answer(pool, photo, number):
     fork_server, forked = await processes(pool)
     await until(lambda: any(process.nice() > fork_server.nice() for process in forked))
     slow = max(forked, key=psutil.Process.nice)  # that of the slow lane
@@ -120,7 +120,7 @@ async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, ph
         await decode(photo.read_bytes())
 
 
-async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, photo):
+async def test_decoders_that_die_while_10_mb_arrive_cost_no_other_an_answer(pool, photo):
     body = photo.read_bytes() + bytes(9 * 2**20)  # which a JPEG may have behind its end
     _, forked = await processes(pool)
     for process in forked:
