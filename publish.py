@@ -77,11 +77,16 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
     with tarfile.open(RUNTIME) as package:
         for name, part in PARTS.items():
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
-    constants = {**vars(images), **vars(not_images)}.items()
-    said = {k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)}
     checked = ("model.onnx", "onnxruntime.wasm")
     integrity = {name: site.integrity((folder / name).read_bytes()) for name in checked}
-    rules = {**said, "integrity": integrity}
+    rules = {
+        "resize": images.RESIZE,
+        "crop": images.CROP,
+        "max_pixels": images.MAX_PIXELS,
+        "damaged": not_images.DAMAGED,
+        "too_many_pixels": not_images.TOO_MANY_PIXELS,
+        "integrity": integrity,
+    }
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(about)))
     (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))

@@ -57,10 +57,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, colours: int, *chunks: bytes) -> bytes:
-    head = chunk(b"IHDR", pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
-    body = zlib.compress(bytes((width * {0: 1, 2: 3, 6: 4}[colours] + 1) * height), 9)
-    parts = (head, *chunks, chunk(b"IDAT", body), chunk(b"IEND", b""))
+def png(
+    width: int, height: int, colours: int, *chunks: bytes, bits: int = 8, data: bytes | None = None
+) -> bytes:
+    """Build a PNG from its picture data, or else a black one."""
+    head = chunk(b"IHDR", pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
+    if data is None:
+        data = bytes((width * {0: 1, 2: 3, 6: 4}[colours] + 1) * height)
+    parts = (head, *chunks, chunk(b"IDAT", zlib.compress(data, 9)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 

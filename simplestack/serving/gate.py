@@ -123,18 +123,13 @@ class Gate:
             self.buffered -= kept
 
 
-def replay(body: bytes) -> Receive:
-    """Return a `receive` that returns the whole body at once."""
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive
-
-
 def with_photo(scope: Scope, photo: bytes, query: bytes) -> tuple[Scope, Receive]:
     """Return the request that is forwarded: a form with the photo as PPM in place of the body."""
     headers = [item for item in scope["headers"] if not item[0].startswith(b"content-")]
     headers.append((b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()))
     query = query or scope["query_string"]
-    return {**scope, "headers": headers, "query_string": query}, replay(FORM % photo)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": FORM % photo, "more_body": False}
+
+    return {**scope, "headers": headers, "query_string": query}, receive

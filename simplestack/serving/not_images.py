@@ -19,7 +19,6 @@ TOO_MANY_PIXELS = (
     "The picture has {width}×{height} pixels, more than the {million} million that are read: use a"
     " smaller one."
 )
-OTHER = f"This is a {{kind}} file: {USE}"
 UNKNOWN = f"This is not an image that can be read: {USE}"
 UNREADABLE = (
     "This {kind} file can't be read: it is damaged or cut off, too large, or of a rare kind. Save"
@@ -27,36 +26,23 @@ UNREADABLE = (
 )
 SEND = "send the bytes of the file, as curl --data-binary @image.jpg does."
 
-# (name, offset, magic bytes) of files that people send by mistake.
-OTHER_FILES = (
-    ("PDF", 0, b"%PDF"),
-    ("PostScript", 0, b"%!PS"),
-    ("Photoshop", 0, b"8BPS"),
-    ("ICO", 0, b"\0\0\1\0"),
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  "),
-    ("JPEG XL", 0, b"\xff\x0a"),
-    ("JPEG XL", 0, b"\0\0\0\x0cJXL "),
-    ("video", 4, b"ftypiso"),
-    ("video", 4, b"ftypmp4"),
-    ("video", 4, b"ftypqt"),
-    ("video", 4, b"ftyp3g"),
-    ("video or sound", 4, b"ftypM4"),
-    ("video", 8, b"AVI "),
-    ("sound", 8, b"WAVE"),
-    ("video", 0, b"\x1aE\xdf\xa3"),
-    ("video", 0, b"\0\0\1\xba"),
-    ("video", 0, b"FLV\1"),
-    ("video or sound", 0, b"OggS"),
-    ("sound", 0, b"ID3"),
-    ("ZIP", 0, b"PK\3\4"),
-    ("gzip", 0, b"\x1f\x8b"),
-)
-SVG = re.compile(  # possessive and atomic, as nothing limits what may come before the root element
-    rb"(?:\xef\xbb\xbf)?\s*+"
+KINDS = {  # of files that people send by mistake
+    "PDF": rb"%PDF",
+    "PostScript": rb"%!PS",
+    "Photoshop": rb"8BPS",
+    "ICO": rb"\0\0\x01\0",
+    "JPEG 2000": rb"\0\0\0\x0cjP  ",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "video": rb".{4}ftyp(iso|mp4|qt|3g)|.{8}AVI |\x1aE\xdf\xa3|\0\0\x01\xba|FLV\x01",
+    "video or sound": rb".{4}ftypM4|OggS",
+    "sound": rb".{8}WAVE|ID3",
+    "ZIP": rb"PK\x03\x04",
+    "gzip": rb"\x1f\x8b",
+    # Possessive and atomic, as nothing limits what may come before the root element.
+    "SVG": rb"(?:\xef\xbb\xbf)?\s*+"
     rb"(?>(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*+(?:\[.*?\]\s*+)?>)\s*+)*+"
     rb"<(?:[\w.-]++:)?svg[\s/>]",
-    re.DOTALL,
-)
+}
 TEXTS = (
     (rb"\s*[\[{\"]", f"This is JSON, not an image: {SEND}"),
     (rb"\s*https?://", f"This is an address, not an image, and isn't visited. Instead, {SEND}"),
@@ -81,21 +67,16 @@ def is_text(data: bytes) -> bool:
 
 def refusal(data: bytes) -> ImageError:
     """Return the error for data that can't be opened as an image."""
-    if kind := _other_file(data):
-        return UnsupportedFormatError(OTHER.format(kind=kind))
+    for kind, pattern in KINDS.items():
+        if re.match(pattern, data, re.DOTALL):
+            return UnsupportedFormatError(f"This is a {kind} file: {USE}")
     if is_text(data):
         for pattern, sentence in TEXTS:
             if re.match(pattern, data):
                 return BadImageError(sentence)
-    elif kind := next(filter(lambda name: _looks_like(name, data), FORMATS), None):
-        return DamagedImageError(UNREADABLE.format(kind=kind))
+    elif found := next(filter(lambda name: _looks_like(name, data), FORMATS), None):
+        return DamagedImageError(UNREADABLE.format(kind=found))
     return BadImageError(UNKNOWN)
-
-
-def _other_file(data: bytes) -> str | None:
-    if SVG.match(data):
-        return "SVG"
-    return next((kind for kind, at, magic in OTHER_FILES if data.startswith(magic, at)), None)
 
 
 def _looks_like(name: str, data: bytes) -> bool:

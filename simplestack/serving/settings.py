@@ -18,7 +18,7 @@ ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be set from outside, with its defaults."""
+    """The settings, with their defaults."""
 
     max_bytes: int = 10 * 1024 * 1024  # of a body
     max_pixels: int = images.MAX_PIXELS  # of a picture
@@ -26,8 +26,8 @@ class Settings:
     timeout: int = 25  # seconds until an answer; Heroku's router gives up after 30
     port: int = 5000  # read by the command that starts the container
     web_concurrency: int = 1  # workers of gunicorn, which reads it by itself
-    api_token: str = ""  # "" lets everybody in
-    cors_origins: tuple[str, ...] = ()  # whose pages may ask from a browser; "*": everybody's
+    api_token: str = ""  # if empty, no token is asked for
+    cors_origins: tuple[str, ...] = ()  # whose pages may send requests; "*" for any
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -72,7 +72,7 @@ def _origins(value: str) -> tuple[str, ...]:
         if not ORIGIN.fullmatch(origin):
             raise StackError(
                 f"CORS_ORIGINS={value!r}: {origin!r} is no origin: separate by commas what looks"
-                " like https://example.com, or set * for everybody"
+                " like https://example.com, or set * for any"
             )
     return origins
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 import hostile
 import psutil
 import pytest
+from helpers import encode
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from simplestack.serving import decoder_pool, errors, settings
@@ -79,6 +81,22 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
 
 
 @linux
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (encode(Image.new("1", (2001, 1000)), "PNG"), errors.TooLargeError),  # by its pixels
+        (hostile.build("lossless WebP"), errors.DamagedImageError),  # for lack of memory
+    ],
+    ids=["PNG", "WebP"],
+)
+async def test_what_is_too_large_for_the_fast_lane_is_decoded_in_the_slow_one(pool, data, error):
+    with pytest.raises(error):
+        await pool.fast.decode(data)
+    photo, query = await pool.decode(data)
+    assert (len(photo), query) == (3 * 224**2, b"")
+
+
+@linux
 async def test_decoders_load_nothing_but_what_decoding_needs(pool):
     fork_server, forked = await processes(pool)
     for process in (fork_server, *forked):
@@ -88,7 +106,7 @@ async def test_decoders_load_nothing_but_what_decoding_needs(pool):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, photo, number):
+async def test_a_decoder_that_dies_within_c_code_costs_no_other_an_answer(pool, photo, number):
     fork_server, forked = await processes(pool)
     await until(lambda: any(process.nice() > fork_server.nice() for process in forked))
     slow = max(forked, key=psutil.Process.nice)  # that of the slow lane
@@ -102,7 +120,7 @@ async def test_a_decoder_that_dies_within_c_code_costs_nobody_an_answer(pool, ph
         await decode(photo.read_bytes())
 
 
-async def test_decoders_that_die_while_10_mb_arrive_cost_nobody_an_answer(pool, photo):
+async def test_decoders_that_die_while_10_mb_arrive_cost_no_other_an_answer(pool, photo):
     body = photo.read_bytes() + bytes(9 * 2**20)  # which a JPEG may have behind its end
     _, forked = await processes(pool)
     for process in forked:

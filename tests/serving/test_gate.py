@@ -29,7 +29,7 @@ PATHS = pytest.mark.parametrize("path", ["/predict", "/classify"])
 
 class Answer(NamedTuple):
     status: int | None  # None if there was none
-    said: str
+    sentence: str
     read: int  # bytes of the body
     headers: dict[str, str]
 
@@ -59,7 +59,7 @@ class Door:
 
     async def api(self, scope, receive, send):
         self.forwarded.append((scope, await receive()))
-        await PlainTextResponse("said")(scope, receive, send)
+        await PlainTextResponse("sentence")(scope, receive, send)
 
     async def ask(self, *chunks, **options):
         """Send a body in chunks, of which None hangs up and NEVER waits."""
@@ -79,9 +79,9 @@ class Door:
             sent.append(message)
 
         await self.app(scope_of(**options), receive, send)
-        said = b"".join(message.get("body", b"") for message in sent).decode()
+        sentence = b"".join(message.get("body", b"") for message in sent).decode()
         headers = {k.decode(): v.decode() for k, v in (sent[0]["headers"] if sent else [])}
-        return Answer(sent[0]["status"] if sent else None, said, read, headers)
+        return Answer(sent[0]["status"] if sent else None, sentence, read, headers)
 
 
 def scope_of(path="/predict", method="POST", query="", **headers):
@@ -107,7 +107,7 @@ async def test_the_api_gets_a_form_with_the_photo_and_no_other_header_of_the_bod
     door = Door()
     given = {"content_type": "image/jpeg", "content_length": "4", "content_encoding": "x"}
     answer = await door.ask(b"ab", b"cd", path=path, query="explain=1", x_other="y", **given)
-    assert (answer[:3], door.decoded) == ((200, "said", 4), [b"abcd"])
+    assert (answer[:3], door.decoded) == ((200, "sentence", 4), [b"abcd"])
     ((scope, message),) = door.forwarded
     assert (scope["path"], scope["query_string"]) == (path, b"explain=1")
     assert scope["state"]["record"]["decode_ms"] < 1000
@@ -171,7 +171,7 @@ NONE, NO_NUMBERS = ("sésame", "Bearer ", ""), ("0", "-1", "", "1.5", "1234567",
 
 @PATHS
 @pytest.mark.parametrize(
-    ("token", "options", "status", "said"),
+    ("token", "options", "status", "sentence"),
     [
         *(("", {"method": x}, 405, POST) for x in ("GET", "PUT", "OPTIONS", "HEAD")),
         *(("", {"query": f"top_k={x}"}, 400, NO_TOP_K) for x in NO_NUMBERS),
@@ -182,9 +182,9 @@ NONE, NO_NUMBERS = ("sésame", "Bearer ", ""), ("0", "-1", "", "1.5", "1234567",
         *(("sésame", WRONG, 401, UNKNOWN), ("sésame", {**WRONG, "method": "GET"}, 405, POST)),
     ],
 )
-async def test_the_first_mistake_in_the_head_is_named(path, token, options, status, said):
+async def test_the_first_mistake_in_the_head_is_named(path, token, options, status, sentence):
     answer = await Door(API_TOKEN=token).ask(b"a", path=path, **options)
-    assert answer[:2] == (status, error(said.format(path=path)) if said else "said")
+    assert answer[:2] == (status, error(sentence.format(path=path)) if sentence else "sentence")
     headers = {401: {"www-authenticate": "Bearer"}, 405: {"allow": "POST"}}.get(status, {})
     assert headers.items() <= answer.headers.items()
 
@@ -214,7 +214,7 @@ async def test_a_body_may_have_max_bytes_and_else_is_read_on_for_a_while(
     chunks, options, status, read
 ):
     answer = await Door().ask(*chunks, **options)
-    assert answer[:3] == (status, "said" if status == 200 else error(TOO_LARGE), read)
+    assert answer[:3] == (status, "sentence" if status == 200 else error(TOO_LARGE), read)
     assert (answer.headers.get("connection") == "close") is (status == 413)
     if status == 413 and chunks is not TENS:
         answer = await Door().ask(*chunks, query="top_k=x", **options)
@@ -248,7 +248,7 @@ async def test_the_fuller_the_buffers_the_smaller_a_body_must_be(in_flight, size
         while not asked.done() and len(door.decoded) <= in_flight:
             await asyncio.sleep(0)
         door.open.set()
-        assert (await asked)[:2] == (status, "said" if status == 200 else BUSY)
+        assert (await asked)[:2] == (status, "sentence" if status == 200 else BUSY)
     assert door.gate.buffered == 0
 
 
@@ -274,8 +274,10 @@ async def test_there_is_an_answer_within_the_timeout(chunks):
     door = Door()
     door.gate.settings = replace(door.gate.settings, timeout=0.01)
     door.open.clear()
-    said = "There was no answer within 0.01 seconds: try again later, or with a smaller picture."
-    assert (await door.ask(*chunks))[:2] == (504, error(said))
+    sentence = (
+        "There was no answer within 0.01 seconds: try again later, or with a smaller picture."
+    )
+    assert (await door.ask(*chunks))[:2] == (504, error(sentence))
     assert (door.gate.buffered, door.gate.in_flight.locked()) == (0, False)
 
 

@@ -121,17 +121,10 @@ def test_every_format_and_mode_becomes_rgb(scene, kind, mode, options, most):
     assert difference(encode(image, kind, **options), image) <= most
 
 
-def png(size, data=b"", *, bits=8, colours=2, chunks=()):
-    """Encode what Pillow can't; without data, only the beginning."""
-    head = struct.pack(">IIBBBBB", *size, bits, colours, 0, 0, 0)
-    parts = ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(hostile.chunk(*part) for part in parts)
-
-
 def test_a_png_of_16_bits_is_read_exactly(scene):
     rows = (np.asarray(scene, int) * 257).astype(">u2")
     data = b"".join(b"\0" + row.tobytes() for row in rows)
-    assert difference(png(scene.size, data, bits=16), scene) == 0
+    assert difference(hostile.png(*scene.size, 2, bits=16, data=data), scene) == 0
 
 
 @pytest.mark.parametrize(
@@ -231,8 +224,8 @@ def test_a_bitmap_is_laid_on_white_but_not_if_its_alpha_is_empty(masks, alpha, c
 @pytest.mark.parametrize("white", [False, True])
 def test_a_transparent_level_of_grey_is_white_at_any_depth(bits, white):
     row = bytes(1 + 20 * bits) + b"\xff" * (20 * bits)  # half black, half white
-    clear = (b"tRNS", struct.pack(">H", white * (2**bits - 1)))
-    array = images.read(png((320, 300), row * 300, bits=bits, colours=0, chunks=[clear]))
+    clear = hostile.chunk(b"tRNS", struct.pack(">H", white * (2**bits - 1)))
+    array = images.read(hostile.png(320, 300, 0, clear, bits=bits, data=row * 300))
     assert (array[:, :50].max(), array[:, -50:].min()) == (0 if white else 255, 255)
 
 
@@ -318,15 +311,18 @@ def test_an_error_of_a_decoder_is_told_in_plain_words(monkeypatch, error, kind, 
 
 
 def test_64_million_pixels_are_read_unless_set_otherwise():
-    assert images.identify(png((8000, 8000))).size == (8000, 8000)
+    assert images.identify(hostile.png(8000, 8000, 2, data=b"")).size == (8000, 8000)
     with pytest.raises(images.TooLargeError) as raised:
-        images.read(png((8000, 8001)))
+        images.read(hostile.png(8000, 8001, 2, data=b""))
     sentence = "The picture has 8000×8001 pixels, more than the 64 million that are read: use a"
     assert str(raised.value) == f"{sentence} smaller one."
     assert images.read(encode(Image.new("1", (40, 30)), "PNG"), 1200).shape == (224, 224, 3)
     with pytest.raises(images.TooLargeError, match=r"than the 0.001199 million"):
         images.read(encode(Image.new("1", (40, 30)), "PNG"), 1199)
-    assert images.identify(png((20_000, 20_000)), 400_000_000).size == (20_000, 20_000)
+    assert images.identify(hostile.png(20_000, 20_000, 2, data=b""), 400_000_000).size == (
+        20_000,
+        20_000,
+    )
 
 
 def jpeg(size, mode="RGB", **options):

@@ -104,10 +104,10 @@ def test_the_mistake_is_named(sentence, texts):
     ],
 )
 def test_the_kind_of_an_image_that_cant_be_read_is_named(kind, head):
-    said = (
+    start = (
         f"This {kind} file can't be read: it is damaged or cut off, too large, or of a rare kind. "
     )
-    with pytest.raises(DamagedImageError, match=f"^{said}Save it again, as a JPEG or PNG.$"):
+    with pytest.raises(DamagedImageError, match=f"^{start}Save it again, as a JPEG or PNG.$"):
         images.read(head + bytes(100))
 
 

@@ -23,6 +23,6 @@ def test_every_json_is_a_line(client, path):
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_a_method_that_the_router_does_not_know_is_said_in_json(client, method):
     answer = client.request(method, "/model.json")
-    said = {"error": f"Another method than {method} is needed here."}
-    assert (answer.status_code, answer.json()) == (405, said)
+    expected = {"error": f"Another method than {method} is needed here."}
+    assert (answer.status_code, answer.json()) == (405, expected)
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}

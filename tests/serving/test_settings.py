@@ -1,4 +1,4 @@
-"""Environment variables: read once, and wrong ones told in one line."""
+"""Environment variables: read once, and wrong ones named in one line."""
 
 import re
 from dataclasses import asdict, fields
@@ -11,7 +11,7 @@ from simplestack.serving.errors import StackError
 
 NUMBERS = ("MAX_BYTES", "MAX_PIXELS", "MAX_REQUESTS", "TIMEOUT", "PORT", "WEB_CONCURRENCY")
 NO_NUMBER = "is not a whole number above 0, of at most 15 digits: correct or unset it"
-ORIGINS = "separate by commas what looks like https://example.com, or set * for everybody"
+ORIGINS = "separate by commas what looks like https://example.com, or set * for any"
 TOKEN = "API_TOKEN can't be sent in a header: leave out line breaks, and spaces at its ends"  # noqa: S105
 
 
@@ -43,7 +43,7 @@ def test_every_setting_stands_in_the_table_with_its_default():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "sentence"),
     [
         *((name, "0", f"{name}='0' {NO_NUMBER}") for name in NUMBERS),
         *(("TIMEOUT", x, f"TIMEOUT='{x}' {NO_NUMBER}") for x in ("-1", "ten", "1.5", "²", "٣")),
@@ -58,10 +58,10 @@ def test_every_setting_stands_in_the_table_with_its_default():
         ),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line(name, value, said):
+def test_a_wrong_setting_is_one_clear_line(name, value, sentence):
     with pytest.raises(StackError) as raised:
         settings.read({name: value})
-    assert str(raised.value) == said
+    assert str(raised.value) == sentence
 
 
 def test_a_wrong_setting_ends_the_program_with_the_line(monkeypatch):

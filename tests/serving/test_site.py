@@ -45,8 +45,8 @@ BESIDE = ("examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx")  # the exam
 @pytest.mark.parametrize("path", [*BESIDE, "nothing", "predict%0a", "docs/", "static_content"])
 def test_a_path_that_leads_nowhere_is_said_in_json(client, path):
     answer = client.get(f"/{path}")
-    said = (answer.status_code, answer.json())
-    assert said == (404, {"error": "There is nothing at this path."})
+    result = (answer.status_code, answer.json())
+    assert result == (404, {"error": "There is nothing at this path."})
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -60,12 +60,12 @@ def test_a_page_may_run_and_load_its_own_things_only(client, path):
 
 
 def test_the_reason_is_given_where_no_photo_is_called_unlike(client):
-    said = client.get("/model.json").json()["unlike"]
-    assert said == {"threshold": None, "reason": "it was trained on fewer than 20 photos"}
+    unlike = client.get("/model.json").json()["unlike"]
+    assert unlike == {"threshold": None, "reason": "it was trained on fewer than 20 photos"}
 
 
 @pytest.mark.usefixtures("noise")
-def test_labels_are_not_escaped_and_photos_that_nobody_may_see_are_not_served(client, photo):
+def test_labels_are_not_escaped_and_private_photos_are_not_served(client, photo):
     answer = client.post("/predict", content=photo.read_bytes()).content.decode()
     assert '"Fourmis d’été": ' in answer
     assert '"蜜蜂": ' in answer
