@@ -2,7 +2,7 @@
 
 import base64
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,25 @@ WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
 HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
 
 
-def chart(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """Return the curves of a metric, "accuracy" or "loss", over the epochs, as points in an SVG."""
+class Chart(NamedTuple):
+    """The curves of a metric over the epochs, in the units of an SVG."""
+
+    name: str
+    curves: dict[str, list[tuple[float, float]]]  # "training" and "validation": points (x, y)
+    served: float  # x of the epoch that is served
+    epochs: tuple[float, float]  # the first and the last
+    range: tuple[float, float]  # of the y axis
+
+
+class Figure(NamedTuple):
+    """Pictures side by side, as data URLs."""
+
+    caption: str
+    images: list[str]
+
+
+def chart(checkpoint: Checkpoint, name: str) -> Chart:
+    """Return the chart of a metric, "accuracy" or "loss"."""
     history = checkpoint.history
     epochs = [row["epoch"] for row in history]
     values = {
@@ -36,19 +53,13 @@ def chart(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         for split, v in values.items()
     }
     served = x[history.index(checkpoint.best_row)]
-    return {
-        "name": name,
-        "curves": curves,
-        "served": served,
-        "epochs": (epochs[0], epochs[-1]),
-        "range": (low, high),
-    }
+    return Chart(name, curves, served, (epochs[0], epochs[-1]), (low, high))
 
 
 def worst_photos(
     model: Classifier, classes: list[str], val: Photos, probabilities: Tensor
-) -> list[dict[str, Any]]:
-    """Return captions and images of the photos whose true class got the lowest probability.
+) -> list[Figure]:
+    """Return the photos whose true class got the lowest probability, with the activation map.
 
     Where the model is right and sure, there is nothing to see.
     """
@@ -63,13 +74,12 @@ def worst_photos(
     for i, photo, cams in zip(worst, photos, maps, strict=True):
         label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
         verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
-        figures.append(
-            {
-                "caption": f"{val.names[i]}: {classes[label]}, {verdict},"
-                f" with a probability of {probabilities[i, predicted]:.2f}",
-                "images": [jpeg(np.asarray(photo)), jpeg(heat(photo, cams[predicted]))],
-            }
+        caption = (
+            f"{val.names[i]}: {classes[label]}, {verdict},"
+            f" with a probability of {probabilities[i, predicted]:.2f}"
         )
+        images = [jpeg(np.asarray(photo)), jpeg(heat(photo, cams[predicted]))]
+        figures.append(Figure(caption, images))
     return figures
 
 

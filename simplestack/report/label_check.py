@@ -1,14 +1,14 @@
 """Photos to look at again: those that may have the wrong label, and near-duplicates."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from simplestack.report.figures import jpeg
+from simplestack.report.figures import Figure, jpeg
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import fit_head
@@ -28,42 +28,50 @@ class Comparison(NamedTuple):
     total: int  # of all near-duplicates
 
 
-def find(state: Checkpoint, data_dir: Path) -> dict[str, Any]:
-    """Return captions and images of suspicious photos, by the features in a checkpoint.
+class Suspects(NamedTuple):
+    """Photos to look at again; of many, some are shown."""
 
-    The keys: `photos` and `compared` are numbers of photos; `wrong` and `near` those of wrong
-    labels and pairs of near-duplicates, of which `wrong_labels` and `near_duplicates` are shown.
-    """
+    photos: int
+    compared: int  # of the photos, at random
+    wrong: int  # photos with doubted labels
+    wrong_labels: list[Figure]
+    near: int  # pairs of near-duplicates
+    near_duplicates: list[Figure]
+
+
+def find(state: Checkpoint, data_dir: Path) -> Suspects:
+    """Return the suspicious photos, by the features in a checkpoint."""
     classes, names = state.classes, state.photos["train"] + state.photos["val"]
     some = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:MOST].sort()[0]
     photos = Photos(data_dir, [names[i] for i in some], classes, whole=False)
     compared = compare(state.features[some])
     probabilities = cross_validate(state.features[some], photos.labels, len(classes))
 
-    def figure(caption: str, *indices: int) -> dict[str, Any]:
-        return {"caption": caption, "images": [jpeg(np.asarray(photos[i])) for i in indices]}
+    def figure(caption: str, *indices: int) -> Figure:
+        return Figure(caption, [jpeg(np.asarray(photos[i])) for i in indices])
 
     wrong = wrong_labels(compared.neighbours, photos.labels, probabilities)
     nearest = compared.neighbours[:, 0].tolist()
-    return {
-        "photos": len(names),
-        "compared": len(photos),
-        "wrong": len(wrong),
-        "wrong_labels": [
+    return Suspects(
+        photos=len(names),
+        compared=len(photos),
+        wrong=len(wrong),
+        wrong_labels=[
             figure(
                 f"{photos.names[i]}: {classes[photos.labels[i]]}, looks like"
                 f" {classes[probabilities[i].argmax()]}. The most similar photo:"
                 f" {photos.names[nearest[i]]}",
-                *(i, nearest[i]),
+                i,
+                nearest[i],
             )
             for i in wrong[:SHOWN_LABELS]
         ],
-        "near": compared.total,
-        "near_duplicates": [
+        near=compared.total,
+        near_duplicates=[
             figure(f"{photos.names[i]} and {photos.names[j]}: similarity {similarity:.2f}", i, j)
             for similarity, i, j in compared.pairs
         ],
-    }
+    )
 
 
 def compare(features: Tensor) -> Comparison:

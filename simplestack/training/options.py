@@ -4,7 +4,8 @@ import argparse
 import math
 import shlex
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,22 @@ class Options:
 
     def resume_command(self) -> str:
         """Return the command that resumes the run, with the options that aren't recorded."""
-        words = ["python", "train.py", "-c", str(self.output)]
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name in NOT_RECORDED and value != option.default:
-                words += _words(option.name, value)
-        return shlex.join(words)
+        values = {name: getattr(self, name) for name in NOT_RECORDED}
+        return _command(["-c", str(self.output)], values, vars(Options))
 
 
 def command(recorded: dict[str, Any]) -> str:
-    """Return the command that repeats a run, from what its checkpoint recorded."""
+    """Return the command that repeats a run, from the options that its checkpoint recorded."""
     recipe = "tutorial" if recorded["from_scratch"] else "lp-ft"
     defaults = {**vars(RECIPES[recorded["recipe"]]), **vars(Options), "recipe": recipe}
-    words = ["python", "train.py"]
-    for name, value in recorded.items():
+    return _command([], recorded, defaults)
+
+
+def _command(words: list[str], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    for name, value in values.items():
         if str(value) != str(defaults[name]):
-            words += _words(name, value)
-    return shlex.join(words)
+            words += [_flag(name)] if value is True else [_flag(name), str(value)]
+    return shlex.join(["python", "train.py", *words])
 
 
 def build_parser() -> ArgumentParser:
@@ -147,10 +147,6 @@ def problem(options: Options, recorded: dict[str, Any]) -> str | None:
     if linear_probe and options.from_scratch:
         return "--recipe lp-ft needs ImageNet's features: leave out --from-scratch"
     return None
-
-
-def _words(name: str, value: object) -> list[str]:
-    return [_flag(name)] if value is True else [_flag(name), str(value)]
 
 
 def _flag(name: str) -> str:

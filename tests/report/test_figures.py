@@ -17,7 +17,7 @@ def test_wrong_and_unsure_photos_are_shown_the_worst_first(photos):
     def captions(*ants):
         """Return the captions, given the probability of ants for each photo."""
         probabilities = torch.tensor([[p, 1 - p] for p in ants])
-        return [f["caption"] for f in figures.worst_photos(model, CLASSES, val, probabilities)]
+        return [f.caption for f in figures.worst_photos(model, CLASSES, val, probabilities)]
 
     assert captions(0.89, 0.95, 0.98, 0.01) == [
         "val/bees/0.png: bees, taken for ants, with a probability of 0.98",

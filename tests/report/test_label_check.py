@@ -71,15 +71,15 @@ def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
     features = torch.eye(512)[labels] + around(9, len(labels)) - torch.eye(512)[9]
     state = Checkpoint(CLASSES, names, {}, "", {}, features=features)
     found = label_check.find(state, tmp_path)
-    (figure,) = found["wrong_labels"]
+    (figure,) = found.wrong_labels
     said = f"{names['train'][0]}: ants, looks like bees. The most similar photo: bees/"
-    assert figure["caption"].startswith(said)
-    assert [image[:23] for image in figure["images"]] == ["data:image/jpeg;base64,"] * 2
-    assert (found["photos"], found["compared"]) == (20, 20)
+    assert figure.caption.startswith(said)
+    assert [image[:23] for image in figure.images] == ["data:image/jpeg;base64,"] * 2
+    assert (found.photos, found.compared) == (20, 20)
     with monkeypatch.context() as patch:
         patch.setattr(label_check, "MOST", 15)
         found = label_check.find(state, tmp_path)
-    assert (found["photos"], found["compared"]) == (20, 15)
+    assert (found.photos, found.compared) == (20, 15)
     shutil.rmtree(tmp_path / "ants")
     with pytest.raises(StackError, match="No such file"):
         label_check.find(state, tmp_path)
