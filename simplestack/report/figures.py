@@ -39,19 +39,18 @@ def chart(checkpoint: Checkpoint, name: str) -> Chart:
     """Return the chart of a metric, "accuracy" or "loss"."""
     history = checkpoint.history
     epochs = [row["epoch"] for row in history]
-    values = {
-        "training": [row[name] for row in history],
-        "validation": [row[f"val_{name}"] for row in history],
-    }
-    shown = [v for v in (*values["training"], *values["validation"]) if np.isfinite(v)] or [0]
-    low, high = 0.0, max(shown)
+    training, validation = ([row[key] for row in history] for key in (name, f"val_{name}"))
+    finite = [value for value in training + validation if np.isfinite(value)] or [0]
+    low, high = 0.0, max(finite)
     if name == "accuracy":  # a scale that doesn't exaggerate
-        low, high = np.floor(10 * min(*shown, 0.9)) / 10, 1.0
-    x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN])
-    curves = {
-        split: list(zip(x, np.interp(v, [low, high], [HEIGHT - MARGIN, MARGIN]), strict=True))
-        for split, v in values.items()
-    }
+        low, high = np.floor(10 * min(*finite, 0.9)) / 10, 1.0
+    x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN]).tolist()
+
+    def points(values: list[float]) -> list[tuple[float, float]]:
+        y = np.interp(values, [low, high], [HEIGHT - MARGIN, MARGIN]).tolist()
+        return list(zip(x, y, strict=True))
+
+    curves = {"training": points(training), "validation": points(validation)}
     served = x[history.index(checkpoint.best_row)]
     return Chart(name, curves, served, (epochs[0], epochs[-1]), (low, high))
 
