@@ -88,8 +88,8 @@ def compare(features: Tensor) -> Comparison:
         count += int((cosines >= ALIKE).sum())
         values, places = cosines.flatten().topk(min(SHOWN_PAIRS, cosines.numel()))
         rows, columns = chunk[places // len(features)], places % len(features)
-        found = zip(values.tolist(), rows.tolist(), columns.tolist(), strict=True)
-        pairs += [pair for pair in found if pair[0] >= ALIKE]
+        closest = zip(values.tolist(), rows.tolist(), columns.tolist(), strict=True)
+        pairs += [pair for pair in closest if pair[0] >= ALIKE]
     return Comparison(torch.cat(neighbours), sorted(pairs, reverse=True)[:SHOWN_PAIRS], count)
 
 
@@ -115,5 +115,4 @@ def wrong_labels(neighbours: Tensor, labels: Tensor, probabilities: Tensor) -> l
     others = (labels[neighbours] != labels[:, None]).float().mean(1)
     judged = labels.bincount(minlength=probabilities.shape[1])[labels] > NEIGHBOURS
     doubted = judged & (others > 0.5) & (probabilities.argmax(1) != labels)  # noqa: PLR2004
-    found = np.flatnonzero(doubted.numpy())
-    return sorted(found.tolist(), key=lambda i: float(of_label[i]))
+    return sorted(np.flatnonzero(doubted.numpy()).tolist(), key=lambda i: float(of_label[i]))

@@ -34,7 +34,7 @@ from simplestack.training.options import Options, command
 from simplestack.training.recipes import RECIPES
 
 LISTED = 1000  # skipped files on the page
-MATRIX = 30  # classes of which the whole confusion matrix is shown; of more, its largest numbers
+MATRIX = 30  # classes, at most, for the whole confusion matrix; else its largest numbers
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,

@@ -14,11 +14,11 @@ from simplestack.serving import images
 
 ASPECTS = (3 / 4, 4 / 3)  # of a crop, width by height
 TRIES = 10  # at a crop that fits
-SAMPLES = 2  # per pixel of a crop and axis, of which the mean is taken: no aliasing
+SAMPLES = 2  # averaged for each pixel of a crop and axis: no aliasing
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
-    """Return the generator of an epoch's random numbers; any seed is one, whatever its size."""
+    """Return the generator of an epoch's random numbers; a seed may have any size."""
     sequence = np.random.SeedSequence((seed % 2**64, epoch))
     return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 

@@ -175,7 +175,7 @@ def resume(args: Namespace) -> Checkpoint | None:
     except OtherVersionError:
         if not update:
             raise
-        print(f"{printable(str(path))} is of another version of train.py. Training anew.")
+        print(f"{printable(str(path))} is of another version of train.py. Training again.")
         return None
     if "evaluate" in args:
         return state
@@ -183,11 +183,11 @@ def resume(args: Namespace) -> Checkpoint | None:
     changed = folders.changes(folders.scan(data_dir), state.classes, state.sizes)
     if changed and not update:
         raise StackError(
-            f"{data_dir} has changed since {path} was trained ({changed}): to train anew on what is"
-            f" there now, {command({**state.arguments, 'data_dir': str(data_dir)})}"
+            f"{data_dir} has changed since {path} was trained ({changed}): to train again on the"
+            f" photos that are there now, {command({**state.arguments, 'data_dir': str(data_dir)})}"
         )
     if changed:
-        print(f"{printable(f'{data_dir} has changed: {changed}')}. Training anew.")
+        print(f"{printable(f'{data_dir} has changed: {changed}')}. Training again.")
         vars(args).update({**state.arguments, **vars(args)})
         return None
     args.checkpoint = path

@@ -42,8 +42,8 @@ class DecodedPhoto(NamedTuple):
 class Photos(Dataset[Tensor]):
     """N photos, S×S×3 uint8, each in the folder of its class.
 
-    A validation photo is as it is served, 224×224×3. A training photo is whole, whatever its
-    aspect, in 320×320×3, from which `augment` crops it in its true proportions.
+    A validation photo is as it is served, 224×224×3. A training photo is whole, stretched to
+    320×320×3, from which `augment` crops it in its true proportions.
     """
 
     def __init__(self, data_dir: Path, names: list[str], classes: list[str], whole: bool) -> None:
@@ -216,22 +216,22 @@ def open_labelled(
 
 def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     """Return warnings about the photos; `skipped` has a line for each file that isn't used."""
-    found = []
+    lines = []
     if skipped:
-        found.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, EXAMPLES)}")
+        lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, EXAMPLES)}")
     pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
     if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
-        found.append(
+        lines.append(
             f"{_count(duplicates, 'validation photo')} duplicated among the training photos, which"
             f" flatters the accuracy: {_some(duplicates)}"
         )
     counts = train.labels.bincount().tolist()
     if max(counts) >= IMBALANCED * min(counts):
         sizes = ", ".join(f"{n} {name}" for n, name in zip(counts, train.classes, strict=True))
-        found.append(
+        lines.append(
             f"imbalanced classes ({sizes}): look at the recall of each, and try --class-weights"
         )
-    return found
+    return lines
 
 
 def _count(items: list[str], noun: str) -> str:

@@ -18,7 +18,7 @@ from simplestack.training import sample
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems, as hidden files are
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-VAL_SHARE = 0.2  # of the photos, about, held out if there is no val/
+VAL_SHARE = 0.2  # of the photos, approximately; held out if there is no val/
 MAX_NAMED = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
@@ -31,7 +31,7 @@ Names = dict[str, list[str]]
 
 @dataclass
 class Folder:
-    """What one walk through a data folder finds. Photos are named by their paths below it."""
+    """The contents of a data folder. Photos are named by their paths below it."""
 
     path: Path
     roots: list[Path]  # of the class folders: for training and validation, or `path` alone
@@ -58,8 +58,8 @@ class Folder:
 
 def scan(data_dir: Path) -> Folder:
     """Walk through a data folder once. Raises StackError if there is none."""
-    found = Folder(data_dir, root_folders(data_dir), [])
-    for root in found.roots:
+    data = Folder(data_dir, root_folders(data_dir), [])
+    for root in data.roots:
         if not root.is_dir():
             raise StackError(f"there are no photos in {root}: {REMEDY}")
         classes: dict[str, list[str]] = {}
@@ -74,12 +74,12 @@ def scan(data_dir: Path) -> Folder:
                 name = path.relative_to(data_dir).as_posix()
                 if is_photo(path):
                     photos.append(name)
-                    found.sizes[name] = path.stat().st_size
+                    data.sizes[name] = path.stat().st_size
                 else:
                     reason = "not named like a photo" if path.exists() else "leads nowhere"
-                    found.unexpected.append(f"{path}: {reason}")
-        found.photos.append({name: sorted(classes[name]) for name in sorted(classes)})
-    return found
+                    data.unexpected.append(f"{path}: {reason}")
+        data.photos.append({name: sorted(classes[name]) for name in sorted(classes)})
+    return data
 
 
 def root_folders(data_dir: Path) -> list[Path]:
@@ -87,9 +87,9 @@ def root_folders(data_dir: Path) -> list[Path]:
 
     Folders with such names that have no folders in them are classes themselves.
     """
-    found = {path.name.lower(): path for path in _subfolders(data_dir)}
+    there = {path.name.lower(): path for path in _subfolders(data_dir)}
     roots = [
-        next((found[name] for name in names if name in found), data_dir / split)
+        next((there[name] for name in names if name in there), data_dir / split)
         for split, names in FOLDERS.items()
     ]
     return roots if any(_subfolders(root) for root in roots) else [data_dir]
@@ -173,14 +173,14 @@ def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
 
     A class may have none. Raises StackError if there are no photos, or of other classes.
     """
-    root, found = folder.roots[-1], folder.photos[-1]
-    if others := sorted(found.keys() - set(classes)):
+    root, photos_of = folder.roots[-1], folder.photos[-1]
+    if others := sorted(photos_of.keys() - set(classes)):
         raise StackError(
             f"{root} has folders that are no class of the checkpoint ({', '.join(classes)}):"
             f" {', '.join(others[:MAX_NAMED])}. Move them away, or name another folder with"
             " --data-dir"
         )
-    if not (photos := list(itertools.chain(*found.values()))):
+    if not (photos := list(itertools.chain(*photos_of.values()))):
         raise StackError(f"{root} has no photos in it: name another folder with --data-dir")
     return photos
 

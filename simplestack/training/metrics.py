@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from simplestack.serving.errors import printable
 
 Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a normal distribution
-FEW = 20  # photos: of fewer, the count and its interval say more than a proportion
+FEW = 20  # photos: with fewer, show a count and its interval instead of a percentage
 BINS = 10  # of confidence, for the calibration error
 SCORES = ("precision", "recall", "f1-score")
 K, MANY_CLASSES = 5, 10  # top-5 accuracy is of interest from 10 classes on
@@ -92,7 +92,7 @@ def top_k(probs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
 
 
 def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -> str:
-    """Return the metrics as a few lines of text; `photos` is what they were measured on."""
+    """Return the metrics as a few lines of text; `photos` names the photos."""
     count, accuracy = metrics["photos"], metrics["accuracy"]
     lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
     if f"top-{K}" in metrics:

@@ -9,7 +9,7 @@ STEP_SIZE, GAMMA = 7, 0.1  # of the tutorial's StepLR: epochs, and the lr scale 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum; the hyper-parameters of lp-ft, unless others are given."""
+    """SGD with momentum; the defaults are the hyper-parameters of lp-ft."""
 
     epochs: int = 4  # of fine-tuning
     batch_size: int = 16  # photos per step, over all processes
@@ -26,7 +26,7 @@ class Recipe:
     smallest_crop: float = 0.25  # smallest share of a photo's area in a random crop
 
     def lr_scale(self, done: float, epochs: int) -> float:
-        """Return by what the learning rates are multiplied after `done` epochs; fractions count."""
+        """Return the factor of the learning rates after `done` epochs, which needn't be whole."""
         if self.cosine:
             return (1 + math.cos(math.pi * min(1, done / max(1, epochs)))) / 2
         return GAMMA ** (int(done) // STEP_SIZE)

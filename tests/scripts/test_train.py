@@ -190,7 +190,7 @@ def test_changed_photos_are_said_and_trained_anew_once(update, run):
     (run / "photos" / "ants" / "junk.jpg").write_bytes(b"junk")  # can't be read, is not new again
     said, trained = update()
     assert trained
-    assert "has changed: 6 new photos, 1 gone, new class wasps. Training anew." in said
+    assert "has changed: 6 new photos, 1 gone, new class wasps. Training again." in said
     assert update()[1] is False
 
 

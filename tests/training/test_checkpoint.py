@@ -297,7 +297,9 @@ def test_a_run_is_resumed_from_its_checkpoint(run, tmp_path):
 def test_a_run_whose_photos_have_changed_is_evaluated_but_not_resumed(run, tmp_path):
     path, photos = run
     (photos / "train" / "ants" / "1.png").rename(photos / "train" / "ants" / "x.png")
-    said = rf"photos has changed since {path} was trained \(1 new photo, 1 gone\): to train anew on"
+    said = (
+        rf"photos has changed since {path} was trained \(1 new photo, 1 gone\): to train again on"
+    )
     with pytest.raises(StackError, match=rf"{said}.*, python train\.py.* --data-dir {photos}"):
         checkpoint.resume(given("-c", path))
     assert checkpoint.resume(given("-c", path, "--evaluate")).epoch == 1
@@ -313,7 +315,7 @@ def test_an_update_trains_anew_if_photos_have_changed_with_what_was_given_before
         write_pictures(photos / split, 1, ("a\x1b[31m",))
     arguments = given("--output", path, "--update", "--lr", 0.002)
     assert checkpoint.resume(arguments) is None
-    said = r"photos has changed: 4 new photos, new class a\x1b[31m. Training anew."
+    said = r"photos has changed: 4 new photos, new class a\x1b[31m. Training again."
     assert capsys.readouterr().out.strip() == f"{photos.parent}/{said}"
     assert "checkpoint" not in arguments
     options = merge(arguments, {})
@@ -324,4 +326,4 @@ def test_an_update_trains_anew_over_a_checkpoint_of_another_version(run, state, 
     path, photos = run
     checkpoint.save(path, replace(state, format=4))
     assert checkpoint.resume(given("--output", path, "--update", "--data-dir", photos)) is None
-    assert capsys.readouterr().out == f"{path} is of another version of train.py. Training anew.\n"
+    assert capsys.readouterr().out == f"{path} is of another version of train.py. Training again.\n"
