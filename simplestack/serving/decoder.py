@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from simplestack.serving import body as bodies
 from simplestack.serving import errors, images
+from simplestack.serving.body import unpack
 
 HEAD = struct.Struct("!?Q")  # of a reply: whether it is an error, and its length in bytes
 MB = 1_000_000
@@ -86,7 +86,7 @@ def serve(worker: socket.socket, limits: Limits) -> None:
 def decode(body: bytes, content_type: str, limits: Limits) -> tuple[bool, bytes]:
     """Return whether the picture in a body can't be decoded, and the reply to that."""
     try:
-        picture, query = bodies.unpack(body, content_type)
+        picture, query = unpack(body, content_type)
         return False, images.read(picture, limits.max_pixels).tobytes() + query
     except MemoryError:
         error: errors.ImageError = errors.TooLargeError(images.TOO_HEAVY)

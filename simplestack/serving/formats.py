@@ -12,5 +12,5 @@ FORMATS = {  # as Pillow calls them, with the suffixes of photos to train on
     "PPM": (".ppm", ".pgm"),
 }
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
-*_FIRST, _LAST = ({"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS)
-NAMES = f"{', '.join(_FIRST)} or {_LAST}"  # as people call them
+KNOWN_AS = [{"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS]
+NAMES = f"{', '.join(KNOWN_AS[:-1])} or {KNOWN_AS[-1]}"

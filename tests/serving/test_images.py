@@ -256,9 +256,12 @@ def test_grey_of_16_bits_is_scaled(kind):
 @pytest.mark.parametrize(
     "data",
     [
-        *(tiff(RAMP.astype("f4")), tiff(RAMP.astype("i4"))),
-        *(tiff(RAMP.astype("u2"), 258, 16, 12), tiff(RAMP.astype("u2"), 262, 1, 0)),
-        *(b"P5 2 1 1023 " + bytes(4), b"Pf\n2 1\n-1.0\n" + bytes(8)),
+        tiff(RAMP.astype("f4")),
+        tiff(RAMP.astype("i4")),
+        tiff(RAMP.astype("u2"), 258, 16, 12),  # bits
+        tiff(RAMP.astype("u2"), 262, 1, 0),  # inverted
+        b"P5 2 1 1023 " + bytes(4),
+        b"Pf\n2 1\n-1.0\n" + bytes(8),
     ],
     ids=itertools.count(),
 )
