@@ -1,6 +1,6 @@
 """Write public/: the page and the packed model for any static host. No photo leaves the browser.
 
-python publish.py [NAME:latest]
+python publish.py [saved_models/NAME.onnx]
 python publish.py --check data/val      # and compare its answers to photos with the service's
 """
 
@@ -11,24 +11,24 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.start("bentoml")
+    cli.start("onnxruntime")
 
 from bench import page
-from simplestack.packing import bentos, local_model
 from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 from simplestack.training import folders
 
 PUBLIC = Path("public")
-STATIC = bentos.PROJECT / "simplestack/page"
-RUNTIME = bentos.PROJECT / "onnxruntime-web-1.30.0.tgz"
+PROJECT = Path(__file__).parent
+STATIC = PROJECT / "simplestack/page"
+RUNTIME = PROJECT / "onnxruntime-web-1.30.0.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PARTS = {  # of ONNX Runtime, under names that all servers know the type of
     "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
@@ -36,25 +36,29 @@ PARTS = {  # of ONNX Runtime, under names that all servers know the type of
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the folder, compare its answers if asked to, and print how to put it online."""
     parser = argparse.ArgumentParser(description="Write public/, the page without a server.")
-    parser.add_argument("tag", nargs="?", default="", help="NAME:latest (default: packed last)")
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="ONNX file (default: newest in saved_models)"
+    )
     parser.add_argument("--check", type=Path, metavar="PHOTOS", help="ask page and service, too")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     photos = folders.photos_in([args.check]) if args.check else []
     if args.check and not photos:
         raise StackError(f"{args.check} is no folder with photos in it")
-    bento, stored, about = local_model.find(args.tag)
+    model = OnnxModel(args.model or cli.newest_model())
     if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():
         raise StackError(f"{PUBLIC} holds something else: move it away, or go to another folder")
     fetch_runtime()
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        write(Path(folder), about, stored.path_of)
+        write(Path(folder), model)
         shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
     if photos:
-        page.compare(PUBLIC, str(bento.tag), photos)
+        from simplestack.packing import bentos  # noqa: PLC0415  (a second, and BentoML)
+
+        page.compare(PUBLIC, str(bentos.latest().tag), photos)
     how = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
     cli.print_next(how)
 
@@ -77,27 +81,32 @@ def fetch_runtime() -> None:
         raise StackError(f"{RUNTIME} isn't as it was published: delete it, and run this again")
 
 
-def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> None:
-    """Write all files; `packed` returns the path of one that is packed beside the model."""
+def write(folder: Path, model: OnnxModel) -> None:
+    """Write all files of the page for a packed model."""
+    metadata = model.metadata
     shutil.copytree(STATIC, folder, dirs_exist_ok=True)
-    for name in ("model.onnx", *about["examples"]):
+    shutil.copyfile(model.path, folder / "model.onnx")
+    for name, photo in site.examples(metadata).items():
         (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(packed(name), folder / name)
+        (folder / name).write_bytes(photo)
     with tarfile.open(RUNTIME) as package:
         for name, part in PARTS.items():
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
     constants = {**vars(images), **vars(not_images)}.items()
-    said = {k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)}
-    others = [(kind, at, str(magic, "latin1")) for kind, at, magic in not_images.OTHER_FILES]
+    rules: dict[str, Any] = {
+        k.lower(): v for k, v in constants if k.isupper() and isinstance(v, str | int)
+    }
+    rules["others"] = [
+        (kind, at, str(magic, "latin1")) for kind, at, magic in not_images.OTHER_FILES
+    ]
     checked = ("model.onnx", "onnxruntime.wasm")
-    integrity = {name: site.integrity((folder / name).read_bytes()) for name in checked}
-    rules = {**said, "others": others, "integrity": integrity}
+    rules["integrity"] = {name: site.integrity((folder / name).read_bytes()) for name in checked}
     (folder / "rules.json").write_text(json.dumps(rules))
-    (folder / "model.json").write_text(json.dumps(site.model_json(about)))
-    (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))
-    readme, title = folder / "README.md", json.dumps(site.title(about["classes"]))
+    (folder / "model.json").write_text(json.dumps(site.model_json(metadata)))
+    (folder / "labels.txt").write_text("\n".join((*metadata["classes"], "")))
+    readme, title = folder / "README.md", json.dumps(site.title(metadata["classes"]))
     readme.write_text(readme.read_text().replace("TITLE", title))
-    page = (bentos.PROJECT / "simplestack/serving/web/index.html").read_text()
+    page = (PROJECT / "simplestack/serving/web/index.html").read_text()
     page = re.sub("(?s)<script>.*?(?=</script>)", '<script src="browser.js">', page, count=1)
     policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
     tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession, SessionOptions
 from PIL import Image
 
-import saveToBento
 from bench import machine
+from simplestack.packing import onnx_file
 from simplestack.packing.similarity import PERCENTILE, ROWS
 from simplestack.serving import images
 from simplestack.serving.cgroup import cores
@@ -585,7 +585,8 @@ def main() -> None:
     parser.add_argument("--unlike", type=Path, required=True, help="the photos of other things")
     args = parser.parse_args()
     print(machine.describe())
-    state = checkpoint.load(args.checkpoint or checkpoint.newest(Path("saved_models")))
+    path = args.checkpoint or checkpoint.newest(Path("saved_models"))
+    state = checkpoint.load(path)
     data_dir = Path(state.arguments["data_dir"])
     train, val = (
         Photos(data_dir, state.photos[split], state.classes, whole=False)
@@ -598,7 +599,7 @@ def main() -> None:
     model = load_best(state, World(torch.device("cpu")))
 
     with tempfile.TemporaryDirectory() as folder:
-        saveToBento.export_model(state, data_dir, Path(folder), with_examples=False)
+        onnx_file.export(state, path, data_dir, Path(folder), with_examples=False)
         fp32, int8 = (packed_features(Path(folder, f"{name}.onnx")) for name in ("fp32", "int8"))
     tuned, quantized = Three(*map(fp32, pixels)), Three(*map(int8, pixels))
     third = Three(*(layers(model, x)[0] for x in pixels))

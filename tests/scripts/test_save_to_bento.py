@@ -5,16 +5,19 @@ import resource
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
 import bentoml
 import pytest
 import torch
-from helpers import ODD_NAME, fresh_service, odd_names
+from helpers import ODD_NAME, fresh_service, in_store, odd_names
 from trainings import small_network
 
 import saveToBento
-from simplestack.packing import bentos, local_server, onnx_export
+from simplestack.packing import bentos, dockerfile, local_server, onnx_file
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint, model
 
 ANSWER = '{"label": "ants", "confidence": 0.9}'
@@ -44,28 +47,27 @@ def state(trained):
     return state
 
 
-def test_what_is_packed_already_is_shown_again(bento, trained, tmp_path, monkeypatch, capsys):
-    (tmp_path / "saved_models").mkdir()
-    (tmp_path / "saved_models" / "a.ckpt").symlink_to(trained)
+def test_what_is_packed_already_is_shown_again(bento, packed, tmp_path, monkeypatch, capsys):
+    (tmp_path / "saved_models").symlink_to(packed)
     monkeypatch.chdir(tmp_path)
     saveToBento.main([])  # the newest; and with examples, as its pictures are drawn
-    said = capsys.readouterr().out
-    about = bentos.model_of(bentos.latest()).info.metadata
-    before, packed = (f"{about[f'accuracy_{x}']:.4f}" for x in ("checkpoint", "packed"))
-    same, right = about["same_answers"], round(6 * about["accuracy_packed"])
-    interval = re.search(r", 95 % confidence interval [01]\.\d+ to [01]\.\d+", said)[0]
-    photo, model_file = (re.search(rf"{start}(/.+)\n", said)[1] for start in ("@", "ONNX file: "))
+    printed = capsys.readouterr().out
+    metadata = OnnxModel("saved_models/short.onnx").metadata
+    before, after = (f"{metadata[f'accuracy_{x}']:.4f}" for x in ("checkpoint", "packed"))
+    same, right = metadata["same_answers"], round(6 * metadata["accuracy_packed"])
+    interval = re.search(r", 95 % confidence interval [01]\.\d+ to [01]\.\d+", printed)[0]
+    photo = re.search(r"@(/.+)\n", printed)[1]
     assert (
-        said
+        printed
         == f"""\
-saved_models/a.ckpt is packed already.
+saved_models/short.ckpt is packed already.
 trying it …
 
-validation accuracy: {before} before packing, {packed} packed (int8; {right} of 6 photos{interval}\
+validation accuracy: {before} before packing, {after} packed (int8; {right} of 6 photos{interval}\
 ); the same answer to {same} of 6 photos
 no photo is called unlike the training photos, as it was trained on fewer than 20 photos
 {photo} → {ANSWER}
-ONNX file: {model_file}
+ONNX file: saved_models/short.onnx
 tag: ant_or_bee_classifier:{bento.name}
 saved path: {bento}
 
@@ -77,37 +79,65 @@ then: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --da
 
 @pytest.fixture
 def pack(bento, state, tmp_path, monkeypatch, capsys):
-    """A function that packs a copy, without an export; it returns the first line that is printed,
-    and whether each export was to show photos.
+    """A function that packs tmp_path/a.ckpt without an export; it returns the first line that is
+    printed, and whether each export so far was to have examples.
     """
-    file, about = next(bento.glob("models/*/*/model.onnx")), bentos.model_of(bentos.latest()).info
-    asked = []
+    exports = []
 
     def export(*_, with_examples):
-        asked.append(with_examples)
-        return file, {**about.metadata, "examples": []}
+        exports.append(with_examples)
+        file = shutil.copy(next(bento.glob("models/*/*/model.onnx")), tmp_path / "exported")
+        photos = ["photo"] if with_examples else []
+        onnx_file.write_metadata(file, {**OnnxModel(file).metadata, "examples": photos})
+        return file
 
     def pack(*options):
-        saveToBento.main([str(path), "--name", "another", *options])
-        return capsys.readouterr().out.partition("\n")[0], asked
+        capsys.readouterr()
+        with fresh_service():
+            saveToBento.main([str(path), "--name", "another", *options])
+        return capsys.readouterr().out.partition("\n")[0], exports
 
     path = tmp_path / "a.ckpt"
     checkpoint.save(path, state)
-    monkeypatch.setattr(saveToBento, "export_model", export)
-    monkeypatch.setattr(onnx_export, "describe", lambda *_: None)
+    monkeypatch.setattr(onnx_file, "export", export)
     yield pack
-    for packed in bentoml.list():
-        if packed.path != str(bento):
-            bentoml.models.delete(packed.info.all_models[0].tag)
-            bentoml.delete(packed.tag)
+    for other in bentoml.list():
+        if other.path != str(bento):
+            bentoml.models.delete(other.info.all_models[0].tag)
+            bentoml.delete(other.tag)
 
 
 def test_photos_are_shown_only_as_the_owner_decides(pack, tmp_path):
     path = tmp_path / "a.ckpt"
     for options, shown in ((["--no-examples"], [False]), ([], [False, True])):  # they are drawn
-        with fresh_service():
-            assert pack(*options) == (f"Packing {path} as another", shown)
+        assert pack(*options) == (f"Packing {path} as another", shown)
+        photos = OnnxModel(tmp_path / "a.onnx").metadata["examples"]
+        assert photos == ["photo"] * shown[-1]
     assert pack("--examples") == (f"{path} is packed already.", [False, True])
+
+
+def test_packing_again_rewrites_nothing_unless_the_onnx_file_is_gone(pack, tmp_path):
+    path, file = tmp_path / "a.ckpt", tmp_path / "a.onnx"
+    pack()
+    before = (file.stat(), in_store())
+    assert pack()[0] == f"{path} is packed already."
+    assert (file.stat(), in_store()) == before
+    file.unlink()
+    assert pack()[0] == f"Packing {path} as another"
+    assert file.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_ends_a_build_leaves_the_old_onnx_file_and_its_bento(pack, tmp_path, error):
+    def fail(_):
+        raise error
+
+    pack("--examples")
+    before = (sorted(tmp_path.glob("a*")), (tmp_path / "a.onnx").read_bytes(), in_store())
+    with patch.object(dockerfile, "prepare", fail), pytest.raises(error):
+        pack("--no-examples")
+    assert before == (sorted(tmp_path.glob("a*")), (tmp_path / "a.onnx").read_bytes(), in_store())
+    assert pack("--examples")[0] == f"{tmp_path}/a.ckpt is packed already."
 
 
 @pytest.mark.parametrize(
@@ -115,15 +145,14 @@ def test_photos_are_shown_only_as_the_owner_decides(pack, tmp_path):
 )
 def test_photos_of_others_are_shown_only_if_they_are_the_tutorials(state, tmp_path, photo, shown):
     state = replace(state, photos=state.photos | {"val": [photo]})
-    assert saveToBento.shows_photos(state, tmp_path) == shown
+    assert saveToBento.has_public_photos(state, tmp_path) == shown
 
 
 @odd_names
-def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, state, tmp_path, capsys):
+def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, model_file, capsys):
     for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
-        state = replace(state, photos=state.photos | {"val": [name]})
-        saveToBento.show(bentos.latest(bento.parent.name), state, tmp_path)
-        assert f"--data-binary '@{tmp_path}/{shown}'" in capsys.readouterr().out
+        saveToBento.show(bentos.latest(bento.parent.name), model_file, Path("/photos", name))
+        assert f"--data-binary '@/photos/{shown}'" in capsys.readouterr().out
 
 
 def test_packing_says_if_photos_have_changed_since(state, trained, tmp_path, capsys):
@@ -155,13 +184,15 @@ def test_a_bento_is_called_after_its_classes(classes, name):
     assert bentos.default_name(classes) == name
 
 
-def test_a_bento_that_was_cut_off_is_packed_anew(bento, trained, tmp_path):
-    shown = {"examples": "True"}
-    labels = {"checkpoint": bentos.hash_files(trained), "code": bentos.hash_code(), **shown}
-    assert bentos.find_packed(bento.parent.name, labels)
-    last = (bento / "Dockerfile").rename(tmp_path / "Dockerfile")  # what is written last
-    assert bentos.find_packed(bento.parent.name, labels) is None
-    last.rename(bento / "Dockerfile")
+def test_a_bento_that_was_cut_off_is_packed_anew(pack, tmp_path):
+    def packed_again():
+        return pack()[0].startswith("Packing")
+
+    assert packed_again()
+    for name in ("Dockerfile", "models"):  # written last; removed by `bentoml export`
+        Path(bentos.latest("another").path, name).rename(tmp_path / name)
+        assert packed_again()
+        assert not packed_again()
 
 
 # What can't be packed
@@ -193,13 +224,13 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_line(state, tmp_path, chang
 @contextmanager
 def full_disk(size):
     """Let no file become larger than so many bytes, and check what that leads to."""
-    before = [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())]
+    before = in_store()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     with pytest.raises(OSError, match="File too large"):
         yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())] == before
+    assert in_store() == before
 
 
 def test_a_disk_that_is_full_while_exporting_is_one_clear_line(state, tmp_path):
@@ -208,8 +239,9 @@ def test_a_disk_that_is_full_while_exporting_is_one_clear_line(state, tmp_path):
         checkpoint.save(tmp_path / "a.ckpt", replace(state, best=weights, last=weights))
         with full_disk(1_000_000):
             saveToBento.main([str(tmp_path / "a.ckpt")])
+    assert [path.name for path in tmp_path.glob("a*")] == ["a.ckpt"]
 
 
-def test_a_disk_that_is_full_while_storing_is_one_clear_line(pack):
+def test_a_disk_that_is_full_while_storing_is_one_clear_line(model_file):
     with full_disk(5_000_000):
-        pack()
+        bentos.build_bento("another", model_file, {})

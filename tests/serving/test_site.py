@@ -11,13 +11,13 @@ PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": 
 
 
 @pytest.fixture
-def noise(client, bento, photo, tmp_path, monkeypatch):
+def noise(client, model_file, photo, tmp_path, monkeypatch):
     """A picture that is unlike all others, for a model of other classes that says so."""
-    noise, changes = other_classes(bento, photo, tmp_path)
+    noise, changes = other_classes(model_file, photo, tmp_path)
     assert client.get("/model.json").json()["classes"] == ["ants", "bees"]  # it has been read
-    about = sys.modules["service"].about()
+    metadata = sys.modules["service"].packed_model().metadata
     for key, value in changes.items():
-        monkeypatch.setitem(about, key, value)
+        monkeypatch.setitem(metadata, key, value)
     return noise
 
 

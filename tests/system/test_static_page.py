@@ -33,7 +33,7 @@ def public(bento, pictures, tmp_path_factory):
     if not (shutil.which("npm") and CHROMIUM):
         pytest.skip("npm or Chromium is not installed: apt install npm chromium")
     folder = tmp_path_factory.mktemp("anywhere")
-    arguments = (f"{bento.parent.name}:latest", "--check", pictures / "val")
+    arguments = (next(bento.glob("models/*/*/model.onnx")), "--check", pictures / "val")
     result = python("publish.py", *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     same = "the same label for 6 of 6 photos that both can read (of 6), and unlike for 6"
