@@ -21,7 +21,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import bentoml
 import numpy as np
 import pillow_heif
 import pytest
@@ -101,11 +100,6 @@ def gunicorn(bento: Path, under: tuple[str, ...] = (), **environment: str) -> It
             yield url, server
         finally:
             stop(server)
-
-
-def in_store() -> list[str]:
-    """Return the tags of all models and Bentos in BentoML's store."""
-    return [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())]
 
 
 def other_classes(model_file: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:

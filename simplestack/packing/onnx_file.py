@@ -53,7 +53,7 @@ def export(
     train, val = state.photos["train"], state.photos["val"]
     count = min(len(train), CALIBRATION_PHOTOS)
     calibration = [train[i * len(train) // count] for i in range(count)]
-    # So few photos tell little about int8: those for its calibration are compared, too.
+    # Few validation photos tell little about int8, so compare its calibration photos, too.
     photos = photos_of(val + calibration if len(val) < FEW_PHOTOS else val)
     exported = choose_precision(network, folder, photos_of(calibration), photos)
     bank_photos = photos_of(similarity.choose(train, state.classes))
@@ -63,7 +63,7 @@ def export(
 
     expected, logits, features = (outputs[: len(val)] for outputs in exported[2:])
     targets = photos.labels[: len(val)].numpy()
-    shown = examples.choose(logits, targets.tolist()) if with_examples else []
+    chosen = examples.choose(logits, targets.tolist()) if with_examples else []
     metadata: Metadata = {
         "classes": state.classes,
         "notice": state.notice,
@@ -81,7 +81,7 @@ def export(
         "largest_logit_difference_fp32": exported.difference,
         "largest_logit_difference_packed": float(np.abs(logits - expected).max()),
         "unlike": similarity.threshold(bank, features),
-        "examples": [examples.encode(photos.paths[i]) for i in shown],
+        "examples": [examples.encode(photos.paths[i]) for i in chosen],
     }
     write_metadata(exported.file, metadata)
     return exported.file

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-# Before ONNX Runtime is imported: its makers are told of every start unless it is told not to.
+# Before ONNX Runtime is imported, which otherwise reports each start to its makers.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np

@@ -11,7 +11,7 @@ import bentoml
 import numpy as np
 import pytest
 import yaml
-from helpers import PROJECT, check_answer, fresh_service, in_store
+from helpers import PROJECT, check_answer, fresh_service
 from PIL import Image
 from serving.conftest import in_process
 
@@ -124,18 +124,6 @@ def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch)
             file.write("\n")
         hashes.append(bentos.hash_code())
     assert len(set(hashes)) == 6
-
-
-@pytest.mark.parametrize(("module", "name"), [(bentoml, "build"), (dockerfile, "prepare")])
-def test_a_build_that_fails_leaves_nothing_behind(model_file, monkeypatch, module, name):
-    def fail(*_, **__):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(module, name, fail)
-    before = in_store()
-    with fresh_service(), pytest.raises(FileNotFoundError):
-        bentos.build_bento("x", model_file, {})
-    assert in_store() == before
 
 
 def test_two_bentos_beside_each_other_serve_their_own_classes(bento, model_file, photo, tmp_path):
