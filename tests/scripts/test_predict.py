@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from simplestack.serving.inference import OnnxModel
 
 
 @pytest.fixture(autouse=True)
-def saved_models(packed, tmp_path_factory, monkeypatch):
-    """The folder that the newest model is taken from."""
-    folder = tmp_path_factory.mktemp("here")
-    (folder / "saved_models").symlink_to(packed)
-    monkeypatch.chdir(folder)
+def saved_models(model_file, tmp_path_factory, monkeypatch):
+    """The folder that the newest model is taken from, with an older one that is damaged."""
+    folder = tmp_path_factory.mktemp("here") / "saved_models"
+    folder.mkdir()
+    (folder / "a.onnx").symlink_to(model_file)
+    (folder / "b.onnx").touch()
+    os.utime(folder / "b.onnx", (0, 0))
+    monkeypatch.chdir(folder.parent)
 
 
 @pytest.fixture(scope="module")

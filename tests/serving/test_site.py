@@ -38,10 +38,12 @@ def test_endpoint_of_operation_answers(client, path):
     assert client.get(path).status_code == 200
 
 
-def test_example_photo_is_a_jpeg(client):
-    example = client.get("/examples/1.jpg")
-    assert example.headers["content-type"] == "image/jpeg"
-    assert example.content.startswith(b"\xff\xd8")
+def test_example_photos_are_jpegs_at_the_paths_in_model_json(client):
+    paths = client.get("/model.json").json()["examples"]
+    assert paths == ["examples/1.jpg", "examples/2.jpg", "examples/3.jpg"]
+    for answer in (client.get(f"/{path}") for path in paths):
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.content.startswith(b"\xff\xd8")
 
 
 BESIDE = ("examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx")  # the example photos
