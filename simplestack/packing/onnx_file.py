@@ -30,9 +30,10 @@ PREPROCESSING: dict[str, int | str] = {
 
 
 class Exported(NamedTuple):
-    """The ONNX file to serve, and its outputs for some photos beside PyTorch's."""
+    """The ONNX file to serve, and its outputs for N photos beside PyTorch's."""
 
     file: Path
+    photos: Photos  # the validation photos, and maybe others
     difference: float  # between the logits of PyTorch's model and of its fp32 export
     expected: Floats  # PyTorch's logits, N×C
     logits: Floats  # the file's, N×C
@@ -56,33 +57,12 @@ def export(
     # Few validation photos tell little about int8, so compare its calibration photos, too.
     photos = photos_of(val + calibration if len(val) < FEW_PHOTOS else val)
     exported = choose_precision(network, folder, photos_of(calibration), photos)
+
     bank_photos = photos_of(similarity.choose(train, state.classes))
     print(f"keeping the features of {len(bank_photos)} training photos …")
     ((_, bank),) = onnx_export.outputs_of([OnnxModel(exported.file)], bank_photos)
     similarity.add_bank(exported.file, bank)
-
-    expected, logits, features = (outputs[: len(val)] for outputs in exported[2:])
-    targets = photos.labels[: len(val)].numpy()
-    chosen = examples.choose(logits, targets.tolist()) if with_examples else []
-    metadata: Metadata = {
-        "classes": state.classes,
-        "notice": state.notice,
-        "architecture": state.architecture,
-        "preprocessing": PREPROCESSING,
-        "precision": exported.file.stem,
-        "trained": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}",
-        "checkpoint_sha256": hash_files(path),
-        "epochs": state.epoch,
-        "served_epoch": state.best_epoch,
-        "validation_photos": len(val),
-        "accuracy_checkpoint": float((expected.argmax(1) == targets).mean()),
-        "accuracy_packed": float((logits.argmax(1) == targets).mean()),
-        "same_answers": int((logits.argmax(1) == expected.argmax(1)).sum()),
-        "largest_logit_difference_fp32": exported.difference,
-        "largest_logit_difference_packed": float(np.abs(logits - expected).max()),
-        "unlike": similarity.threshold(bank, features),
-        "examples": [examples.encode(photos.paths[i]) for i in chosen],
-    }
+    metadata = describe(state, path, exported, bank, with_examples=with_examples)
     write_metadata(exported.file, metadata)
     return exported.file
 
@@ -110,9 +90,38 @@ def choose_precision(
         )
     reason = onnx_export.reason_against_int8(quantized[0], exact[0], photos.labels.tolist())
     if not reason:
-        return Exported(int8, difference, expected, *quantized)
+        return Exported(int8, photos, difference, expected, *quantized)
     print(f"note: int8 {reason}, so fp32 is packed")
-    return Exported(fp32, difference, expected, *exact)
+    return Exported(fp32, photos, difference, expected, *exact)
+
+
+def describe(
+    state: Checkpoint, path: Path, exported: Exported, bank: Floats, *, with_examples: bool
+) -> Metadata:
+    """Return all that is known of an exported model, given the features of its bank, M×512."""
+    count = len(state.photos["val"])
+    expected, logits, features = (outputs[:count] for outputs in exported[3:])
+    targets = exported.photos.labels[:count].numpy()
+    chosen = examples.choose(logits, targets.tolist()) if with_examples else []
+    return {
+        "classes": state.classes,
+        "notice": state.notice,
+        "architecture": state.architecture,
+        "preprocessing": PREPROCESSING,
+        "precision": exported.file.stem,
+        "trained": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}",
+        "checkpoint_sha256": hash_files(path),
+        "epochs": state.epoch,
+        "served_epoch": state.best_epoch,
+        "validation_photos": count,
+        "accuracy_checkpoint": float((expected.argmax(1) == targets).mean()),
+        "accuracy_packed": float((logits.argmax(1) == targets).mean()),
+        "same_answers": int((logits.argmax(1) == expected.argmax(1)).sum()),
+        "largest_logit_difference_fp32": exported.difference,
+        "largest_logit_difference_packed": float(np.abs(logits - expected).max()),
+        "unlike": similarity.threshold(bank, features),
+        "examples": [examples.encode(exported.photos.paths[i]) for i in chosen],
+    }
 
 
 def write_metadata(file: Path, metadata: Metadata) -> None:
