@@ -1,4 +1,4 @@
-"""Answer photos with the packed model, without a server.
+"""Classify photos with the packed model, without a server.
 
 python predict.py PHOTOS > answers.csv           # each photo in a folder, and below it
 python predict.py --json a.jpg b.webp            # an object per line, with all probabilities
@@ -8,49 +8,48 @@ import argparse
 import csv
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.start("bentoml")
+    cli.start("onnxruntime")
 
 from tqdm import tqdm
 
 from simplestack import files
+from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.formats import SUFFIXES
+from simplestack.serving.inference import OnnxModel, answer
 from simplestack.serving.responses import to_json
 from simplestack.training import folders
 
 COLUMNS = ("path", "label", "confidence", "similarity", "unlike", "error")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Parse the command line."""
+def main(argv: list[str] | None = None) -> bool:
+    """Print a row for each photo; return whether at least one has an answer."""
     parser = argparse.ArgumentParser(
-        description=f"Answer photos with the packed model, as CSV: {', '.join(COLUMNS)}.",
+        description=f"Classify photos with the packed model, as CSV: {', '.join(COLUMNS)}.",
         epilog="Exits with 1 if not a single photo could be answered.",
     )
     parser.add_argument("paths", type=Path, nargs="+", help="photos, or folders of them")
-    parser.add_argument("--name", default="", help="of the service (default: what was packed last)")
+    parser.add_argument("--model", type=Path, help="ONNX file (default: newest in saved_models)")
     parser.add_argument("--json", action="store_true", help="a JSON object per line instead")
-    return parser.parse_args()
-
-
-def main(paths: list[Path], name: str, as_json: bool) -> bool:
-    """Print a row for each photo; return whether at least one has an answer."""
-    photos = find(paths)
-    from simplestack.packing import local_model  # noqa: PLC0415  (takes a second)
-
-    rows = files.map_in_threads(local_model.load(name), photos)
+    args = parser.parse_args(argv)
+    photos = find(args.paths)
+    model = OnnxModel(args.model or cli.newest_model())
+    rows = files.map_in_threads(partial(classify, model), photos)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    if not as_json:
+    if not args.json:
         writer.writeheader()
     answered = False
     disable = sys.stdout.isatty() or None  # None: unless stderr is a terminal
     for row in tqdm(rows, total=len(photos), unit=" photos", disable=disable):
-        sys.stdout.write(to_json(row)) if as_json else writer.writerow(row)
+        sys.stdout.write(to_json(row)) if args.json else writer.writerow(row)
         answered |= "label" in row
     sys.stdout.flush()
     return answered
@@ -67,8 +66,18 @@ def find(paths: list[Path]) -> list[Path]:
     return photos
 
 
+def classify(model: OnnxModel, path: Path) -> dict[str, Any]:
+    """Return the path of a photo, and its answer as from /predict or else "error"."""
+    try:
+        outputs = model(images.read(path.read_bytes())[None])
+    except StackError as error:
+        return {"path": str(path), "error": str(error)}
+    except OSError as error:
+        return {"path": str(path), "error": f"The file can't be read: {error.strerror}."}
+    return {"path": str(path), **answer(model.metadata, outputs)}
+
+
 if __name__ == "__main__":
-    given = parse_arguments()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(not main(given.paths, given.name, given.json))
+    sys.exit(not main())

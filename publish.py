@@ -1,6 +1,6 @@
 """Write public/: the page and the packed model for any static host. No photo leaves the browser.
 
-python publish.py [NAME:latest]
+python publish.py [saved_models/NAME.onnx]
 """
 
 import argparse
@@ -10,22 +10,21 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from simplestack import cli
 
 if __name__ == "__main__":
-    cli.start("bentoml")
+    cli.start("onnxruntime")
 
-from simplestack.packing import bentos, local_model
 from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 
 PUBLIC = Path("public")
-STATIC = bentos.PROJECT / "simplestack/page"
-RUNTIME = bentos.PROJECT / "onnxruntime-web-1.30.0.tgz"
+PROJECT = Path(__file__).parent
+STATIC = PROJECT / "simplestack/page"
+RUNTIME = PROJECT / "onnxruntime-web-1.30.0.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PARTS = {  # of ONNX Runtime, under names that all servers know the type of
     "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
@@ -33,17 +32,19 @@ PARTS = {  # of ONNX Runtime, under names that all servers know the type of
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the folder, and print how to put it online."""
     parser = argparse.ArgumentParser(description="Write public/, the page without a server.")
-    parser.add_argument("tag", nargs="?", default="", help="NAME:latest (default: packed last)")
-    args = parser.parse_args()
-    _, stored, about = local_model.find(args.tag)
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="ONNX file (default: newest in saved_models)"
+    )
+    args = parser.parse_args(argv)
+    model = OnnxModel(args.model or cli.newest_model())
     if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():
         raise StackError(f"{PUBLIC} holds something else: move it away, or go to another folder")
     fetch_runtime()
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        write(Path(folder), about, stored.path_of)
+        write(Path(folder), model)
         shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
     how = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
@@ -68,12 +69,14 @@ def fetch_runtime() -> None:
         raise StackError(f"{RUNTIME} isn't as it was published: delete it, and run this again")
 
 
-def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> None:
-    """Write all files; `packed` returns the path of one that is packed beside the model."""
+def write(folder: Path, model: OnnxModel) -> None:
+    """Write all files of the page for a packed model."""
+    metadata = model.metadata
     shutil.copytree(STATIC, folder, dirs_exist_ok=True)
-    for name in ("model.onnx", *about["examples"]):
+    shutil.copyfile(model.path, folder / "model.onnx")
+    for name, photo in site.examples(metadata).items():
         (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(packed(name), folder / name)
+        (folder / name).write_bytes(photo)
     with tarfile.open(RUNTIME) as package:
         for name, part in PARTS.items():
             (folder / name).write_bytes(package.extractfile(part).read())  # type: ignore[union-attr]
@@ -88,11 +91,11 @@ def write(folder: Path, about: dict[str, Any], packed: Callable[[str], str]) -> 
         "integrity": integrity,
     }
     (folder / "rules.json").write_text(json.dumps(rules))
-    (folder / "model.json").write_text(json.dumps(site.model_json(about)))
-    (folder / "labels.txt").write_text("\n".join((*about["classes"], "")))
-    readme, title = folder / "README.md", json.dumps(site.title(about["classes"]))
+    (folder / "model.json").write_text(json.dumps(site.model_json(metadata)))
+    (folder / "labels.txt").write_text("\n".join((*metadata["classes"], "")))
+    readme, title = folder / "README.md", json.dumps(site.title(metadata["classes"]))
     readme.write_text(readme.read_text().replace("TITLE", title))
-    page = (bentos.PROJECT / "simplestack/serving/web/index.html").read_text()
+    page = (PROJECT / "simplestack/serving/web/index.html").read_text()
     page = re.sub("(?s)<script>.*?(?=</script>)", '<script src="browser.js">', page, count=1)
     policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
     tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -3,8 +3,9 @@
     python saveToBento.py                            # the newest checkpoint in saved_models/
     python saveToBento.py saved_models/NAME.ckpt     # a certain one
 
-Exports the network to ONNX, quantises it to int8, checks on the validation photos that neither
-step changes its answers, and builds a Bento around it.
+Exports the network to ONNX, quantises it to int8, and checks on the validation photos that neither
+step changes its answers. The ONNX file, with all that is known of the model as its metadata, goes
+beside the checkpoint, and into a Bento.
 """
 
 import argparse
@@ -12,9 +13,7 @@ import os
 import shlex
 import sys
 import tempfile
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from simplestack import cli
 
@@ -25,21 +24,17 @@ if __name__ == "__main__":
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
-import numpy as np
 
-from simplestack.packing import bentos, examples, local_server, onnx_export, similarity
+from simplestack.files import write_atomically
+from simplestack.packing import bentos, local_server, onnx_file
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
-from simplestack.training import checkpoint, folders, model, sample
+from simplestack.training import checkpoint, folders, sample
 from simplestack.training.checkpoint import Checkpoint
-from simplestack.training.dataset import Photos
 from simplestack.training.metrics import format_interval
 
-CALIBRATION_PHOTOS = 100
-FEW_PHOTOS = 50
 ONE_OF_THE_TUTORIALS = "val/ants/10308379_1b6c72e180.jpg"  # whose photos are public anyway
-MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,30 +44,31 @@ def main(argv: list[str] | None = None) -> None:
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     select_photos(state, path, data_dir)
-    name = args.name or bentos.default_name(state.classes)
-    shown = shows_photos(state, data_dir) if args.examples is None else args.examples
+    with_examples = has_public_photos(state, data_dir) if args.examples is None else args.examples
+    name, onnx = args.name or bentos.default_name(state.classes), path.with_suffix(".onnx")
     labels = {
         "checkpoint": bentos.hash_files(path),
         "code": bentos.hash_code(),
-        "examples": str(shown),
+        "examples": str(with_examples),
     }
-    packed = bentos.find_packed(name, labels)
-    if packed:
+    bento = bentos.find_packed(name, onnx, labels)
+    if bento:
         print(f"{path} is packed already.")
     else:
         print(f"Packing {path} as {name}")
-        with tempfile.TemporaryDirectory() as folder:
-            file, metadata = export_model(state, data_dir, Path(folder), with_examples=shown)
-            metadata["checkpoint_sha256"] = labels["checkpoint"]
-            metadata["trained"] = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}"
-            onnx_export.describe(file, metadata)
+        # Until the Bento is built, the old ONNX file stays, which belongs to the old Bento.
+        with tempfile.TemporaryDirectory() as folder, write_atomically(onnx) as file:
+            exported = onnx_file.export(
+                state, path, data_dir, Path(folder), with_examples=with_examples
+            )
+            file.write(exported.read_bytes())
             print("building the Bento …")
-            packed = bentos.build_bento(name, file, metadata, labels)
-    show(packed, state, data_dir)
+            bento = bentos.build_bento(name, exported, labels)
+    show(bento, onnx, data_dir / state.photos["val"][-1])
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Return checkpoint, data_dir, name and examples; None for what isn't given."""
     parser = argparse.ArgumentParser(
         description="Pack a checkpoint into a BentoML service.",
         epilog="Next: bentoml serve NAME:latest",
@@ -99,11 +95,8 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
     """
     if changed := folders.changes(folders.scan(data_dir), state.classes, state.sizes):
         again = shlex.join(["--data-dir", str(data_dir), "--output", str(path)])
-        said = f"note: {data_dir} has changed since {path} was trained ({changed})"
-        print(
-            f"{printable(said)}. To train it anew:\n  python train.py --update {again}",
-            file=sys.stderr,
-        )
+        note = printable(f"note: {data_dir} has changed since {path} was trained ({changed})")
+        print(f"{note}. To train on them:\n  python train.py --update {again}", file=sys.stderr)
     for split, names in state.photos.items():
         state.photos[split] = [name for name in names if (data_dir / name).is_file()]
         if not state.photos[split]:
@@ -113,104 +106,37 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
             )
 
 
-def shows_photos(state: Checkpoint, data_dir: Path) -> bool:
-    """Return whether the page shows some of the photos, unless told: no photos of the user's."""
+def has_public_photos(state: Checkpoint, data_dir: Path) -> bool:
+    """Return whether the photos are drawn or the tutorial's, so that anyone may see them."""
     drawn = (data_dir / sample.NOTE).exists()
     return drawn or ONE_OF_THE_TUTORIALS in state.photos["val"]
 
 
-def export_model(
-    state: Checkpoint, data_dir: Path, folder: Path, *, with_examples: bool
-) -> tuple[Path, dict[str, Any]]:
-    """Export the best weights to `folder`; return the ONNX file to serve and its metadata.
-
-    The file is fp32 if int8 changes too many answers. Raises StackError if ONNX and PyTorch differ.
-    If `with_examples`, the photos that the page offers are written beside it.
-    """
-    classifier = model.Classifier(len(state.classes)).eval()
-    classifier.load_state_dict(state.best)
-
-    def photos_of(names: list[str]) -> Photos:
-        return Photos(data_dir, names, state.classes, whole=False)
-
-    train, val = state.photos["train"], state.photos["val"]
-    count = min(len(train), CALIBRATION_PHOTOS)
-    calibration = [train[i * len(train) // count] for i in range(count)]
-    # So few photos tell little about int8: those for its calibration are compared, too.
-    photos = photos_of(val + calibration if len(val) < FEW_PHOTOS else val)
-
-    fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
-    print("exporting to ONNX …")
-    onnx_export.to_onnx(classifier, fp32)
-    print("quantizing to int8 …")
-    onnx_export.quantize(fp32, int8, photos_of(calibration))
-    print(f"comparing the answers to {len(photos)} photos …")
-    models = (classifier, OnnxModel(fp32), OnnxModel(int8))
-    (expected, _), exported, quantized = onnx_export.outputs_of(models, photos)
-    difference = float(np.abs(exported[0] - expected).max())
-    if not difference <= MAX_LOGIT_DIFFERENCE:  # NaN is neither
-        raise StackError(
-            f"the exported model differs from PyTorch's by {difference:.2g} in a logit, more than"
-            f" {MAX_LOGIT_DIFFERENCE:g}: not packed. Install the versions in requirements.txt"
-        )
-    reason = onnx_export.reason_against_int8(quantized[0], exported[0], photos.labels.tolist())
-    if reason:
-        print(f"note: int8 {reason}, so fp32 is packed")
-    file, outputs = (fp32, exported) if reason else (int8, quantized)
-    targets = photos.labels[: len(val)].numpy()
-    expected, served, features = (x[: len(val)] for x in (expected, *outputs))
-
-    bank_photos = photos_of(similarity.choose(train, state.classes))
-    print(f"keeping the features of {len(bank_photos)} training photos …")
-    ((_, bank),) = onnx_export.outputs_of([OnnxModel(file)], bank_photos)
-    similarity.add_bank(file, bank)
-    chosen = examples.choose(served, targets.tolist()) if with_examples else []
-    return file, {
-        "classes": state.classes,
-        "notice": state.disclaimer,
-        "architecture": state.architecture,
-        "precision": file.stem,
-        "validation_photos": len(targets),
-        "accuracy_checkpoint": float((expected.argmax(1) == targets).mean()),
-        "accuracy_packed": float((served.argmax(1) == targets).mean()),
-        "same_answers": int((served.argmax(1) == expected.argmax(1)).sum()),
-        "largest_logit_difference_fp32": difference,
-        "largest_logit_difference_packed": float(np.abs(served - expected).max()),
-        "epochs": state.epoch,
-        "served_epoch": state.best_epoch,
-        "unlike": similarity.threshold(bank, features),
-        "examples": examples.write((photos.paths[i] for i in chosen), folder),
-    }
-
-
-def show(packed: bentoml.Bento, state: Checkpoint, data_dir: Path) -> None:
-    """Predict one photo with the packed service; print where it is and how to serve it."""
-    stored = bentos.model_of(packed)
-    metadata: dict[str, Any] = dict(stored.info.metadata)
-    photo = data_dir / state.photos["val"][-1]
-    saved_path = str(Path(packed.path).absolute())  # BENTOML_HOME may be relative
+def show(bento: bentoml.Bento, onnx: Path, photo: Path) -> None:
+    """Predict a photo with the packed service; print where it is and how to serve it."""
+    saved_path = str(Path(bento.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
     with local_server.serve(saved_path) as url:
         answer = local_server.predict(url, photo)
     name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8
+    metadata = OnnxModel(onnx).metadata
     accuracy, count = metadata["accuracy_packed"], metadata["validation_photos"]
     unlike = metadata["unlike"]
-    told = (
+    similarities = (
         f"with a similarity below {unlike['threshold']:.3f}, a photo is called unlike the training"
         f" photos: {round(unlike['validation_photos_unlike'] * count)} of {count} validation photos"
-        if "threshold" in unlike
+        if "reason" not in unlike
         else f"no photo is called unlike the training photos, as {unlike['reason']}"
     )
     print(
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
         f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
         f" the same answer to {metadata['same_answers']} of {count} photos"
-        f"\n{told}\n{name} → {answer}"
-        f"\nONNX file: {Path(stored.path_of('model.onnx')).absolute()}"
-        f"\ntag: {packed.tag}\nsaved path: {saved_path}"
+        f"\n{similarities}\n{name} → {answer}"
+        f"\nONNX file: {onnx}\ntag: {bento.tag}\nsaved path: {saved_path}"
     )
     cli.print_next(
-        f"bentoml serve {packed.tag.name}:latest"
+        f"bentoml serve {bento.tag.name}:latest"
         f'\nthen: curl -X POST http://localhost:{Settings.port}/predict -H "Content-Type: image/*"'
         f" --data-binary {shlex.quote(f'@{name}')}"
     )

@@ -24,7 +24,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from simplestack.serving import images, settings, site
 from simplestack.serving.cgroup import cores
 from simplestack.serving.gate import Gate
-from simplestack.serving.inference import OnnxModel, answer, rounded, verify
+from simplestack.serving.inference import OnnxModel, answer, rounded
 from simplestack.serving.responses import HANDLERS, to_json
 from simplestack.serving.telemetry import Telemetry, timed
 
@@ -62,12 +62,10 @@ THREADS = min(4, 2 * cores())
 class PhotoClassifier:
     """Tells what a photo shows, with a fine-tuned ResNet-18."""
 
-    stored = MODEL  # an attribute, so that BentoML packs it
+    bento_model = MODEL  # an attribute, so that BentoML packs it
 
     def __init__(self) -> None:
-        file = self.stored.path_of("model.onnx")
-        verify(file, about(), self.stored.info.labels["sha256"])
-        self.model = OnnxModel(file)
+        self.model, self.metadata = packed_model(), packed_model().metadata
         # The first run allocates memory: not while a client waits.
         self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
 
@@ -84,31 +82,26 @@ class PhotoClassifier:
     @bentoml.api
     def classify(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:
         """Return labels and their scores, the best first, as Hugging Face's clients expect."""
-        said = self.answer(image, ctx)["probabilities"].items()
-        best = sorted(said, key=operator.itemgetter(1), reverse=True)
+        probabilities = self.answer(image, ctx)["probabilities"].items()
+        best = sorted(probabilities, key=operator.itemgetter(1), reverse=True)
         return to_json([{"label": label, "score": score} for label, score in best])
 
     def answer(self, image: Image, ctx: bentoml.Context) -> dict[str, Any]:
-        """Run the model on a request's image, 224×224 RGB; log what it says."""
+        """Run the model on a request's image, 224×224 RGB; log and return the answer."""
         request = ctx.request
         with timed(request.state, "inference"):
             outputs = logits, maps, _ = self.model(np.asarray(image)[None])
-        said = answer(about(), outputs, int(request.query_params.get("top_k", 0)))
+        result = answer(self.metadata, outputs, int(request.query_params.get("top_k", 0)))
         if request.query_params.get("explain") == "1":
-            said["map"] = rounded(maps[0, logits[0].argmax()])
-        request.state.record |= {key: said[key] for key in ("label", "similarity", "unlike")}
-        return said
+            result["map"] = rounded(maps[0, logits[0].argmax()])
+        request.state.record |= {key: result[key] for key in ("label", "similarity", "unlike")}
+        return result
 
 
 @cache
-def about() -> dict[str, Any]:
-    """Return the metadata of the packed model: classes, validation accuracy and more."""
-    return dict(MODEL.resolve().info.metadata)
-
-
-def packed(name: str) -> str:
-    """Return the path of a file that is packed beside the model."""
-    return str(MODEL.resolve().path_of(name))
+def packed_model() -> OnnxModel:
+    """Return the model of this Bento; its metadata is what the service tells of it."""
+    return OnnxModel(MODEL.resolve().path_of("model.onnx"))
 
 
 service: bentoml.Service[Any] = PhotoClassifier
@@ -117,4 +110,4 @@ service.add_asgi_middleware(site.cors)
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
 service.add_asgi_middleware(site.closed)
 service.add_asgi_middleware(Gate, cores=cores())
-service.mount_asgi_app(site.site(about, packed))
+service.mount_asgi_app(site.site(lambda: packed_model().metadata))

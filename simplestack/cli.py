@@ -1,10 +1,11 @@
-"""What the scripts share: mistakes in one line, the next command. Nothing of it is deployed."""
+"""What the scripts share: one-line errors, the newest model, the next command. Not deployed."""
 
 import importlib.util
 import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 from types import TracebackType
 
 from simplestack.serving.errors import StackError, printable
@@ -40,6 +41,14 @@ def one_line(
         print(f"error: {printable(str(error))}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+def newest_model() -> Path:
+    """Return the ONNX file that was packed last. Raises StackError if there is none."""
+    paths = sorted(Path("saved_models").glob("*.onnx"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        raise StackError("nothing is packed yet: make run, or python saveToBento.py")
+    return paths[-1]
 
 
 def print_next(commands: str) -> None:

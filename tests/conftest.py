@@ -107,8 +107,14 @@ def trained(packed: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model_file(packed: Path) -> Path:
+    """The ONNX file packed from it."""
+    return packed / "short.onnx"
+
+
+@pytest.fixture(scope="session")
 def bento(packed: Path, environment: Path) -> Path:
-    """The saved path of its Bento, in this process's own store."""
+    """The saved path of the Bento around that, in this process's own store."""
     shutil.copytree(packed / "home", environment, dirs_exist_ok=True)
     return Path(bentos.latest().path)
 

@@ -25,7 +25,6 @@ import numpy as np
 import pillow_heif
 import pytest
 import requests
-import yaml
 from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import Browser, Page
@@ -34,7 +33,7 @@ from starlette.testclient import TestClient
 
 from simplestack.packing import local_server
 from simplestack.serving import images
-from simplestack.serving.inference import OnnxModel, checksum
+from simplestack.serving.inference import OnnxModel
 
 PROJECT = Path(__file__).parent.parent
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -103,18 +102,7 @@ def gunicorn(bento: Path, under: tuple[str, ...] = (), **environment: str) -> It
             stop(server)
 
 
-def repack(bento: Path, folder: Path, **metadata: object) -> Path:
-    """Copy a Bento to a folder, with other metadata of its model; return its path."""
-    shutil.copytree(bento, folder)
-    (file,) = folder.glob("models/*/*/model.yaml")
-    about = yaml.safe_load(file.read_text())
-    about["metadata"] |= metadata
-    about["labels"]["sha256"] = checksum(file.parent / "model.onnx", about["metadata"])
-    file.write_text(yaml.safe_dump(about, allow_unicode=True))
-    return folder
-
-
-def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:
+def other_classes(model_file: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     """Write a picture of noise to a folder; return its path, and metadata of other classes.
 
     Its threshold is between the similarities of a photo and of the noise. No photo may be shown.
@@ -123,7 +111,7 @@ def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[st
     drawn = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(drawn).save(noise)
     pixels = np.stack([images.read(path.read_bytes()) for path in (photo, noise)])
-    high, low = OnnxModel(next(bento.glob("models/*/*/model.onnx")))(pixels)[2].tolist()
+    high, low = OnnxModel(model_file)(pixels)[2].tolist()
     assert low < high
     unlike = {"threshold": (low + high) / 2, "validation_photos_unlike": 1 / 6}
     classes = ["Fourmis d’été", "蜜蜂"]

@@ -1,4 +1,4 @@
-"""Build a Bento around a packed model: which files it holds, and which versions they need."""
+"""The Bento around an ONNX file: its name, the files in it, and whether it is up to date."""
 
 import hashlib
 import re
@@ -6,13 +6,12 @@ import shutil
 import tempfile
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import bentoml
 
 from simplestack.packing import dockerfile
 from simplestack.serving.errors import StackError
-from simplestack.serving.inference import checksum
+from simplestack.serving.inference import OnnxModel
 
 MODEL = "resnet18"  # as in service.py, which spells it out
 NAME = re.compile("[a-z][a-z0-9_]{0,62}")  # of a Bento, as BentoML and Docker allow it
@@ -34,26 +33,26 @@ def default_name(classes: list[str]) -> str:
 
 
 def _ascii(text: str) -> str:
-    """Return a text in lower case, without accents, with underscores for all but letters."""
+    """Return a text in lower case, without accents, with underscores for all but a-z and 0-9."""
     plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
     return re.sub("[^a-z0-9]+", "_", plain).strip("_")
 
 
-def build_bento(
-    name: str, file: Path, metadata: dict[str, Any], labels: dict[str, str]
-) -> bentoml.Bento:
-    """Save the model in BentoML's store and build a Bento around it: both or neither."""
+def build_bento(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento:
+    """Save an ONNX file in BentoML's store and build a Bento around it: both or neither."""
+    metadata = OnnxModel(file).metadata
     classes = " and ".join(metadata["classes"])
-    checked = {"sha256": checksum(file, metadata)}
-    with bentoml.models.create(MODEL, labels=labels | checked, metadata=metadata) as stored:
-        shutil.copy(file, stored.path_of("model.onnx"))
-        if metadata.get("examples"):
-            shutil.copytree(file.parent / "examples", stored.path_of("examples"))
+    with bentoml.models.create(MODEL) as bento_model:
+        shutil.copy(file, bento_model.path_of("model.onnx"))
     bento = None
     try:
         # From a folder that holds what is served and nothing else.
         with tempfile.TemporaryDirectory() as folder:
-            copy_served(Path(folder))
+            package = Path(folder, "simplestack")
+            shutil.copytree(PROJECT / "simplestack/serving", package / "serving")
+            shutil.copy(PROJECT / "simplestack/__init__.py", package)
+            for script in SCRIPTS:
+                shutil.copy(PROJECT / script, folder)
             packages = (PROJECT / REQUIREMENTS).read_text().splitlines()
             bento = bentoml.build(
                 "service:PhotoClassifier",
@@ -64,22 +63,14 @@ def build_bento(
                 python={"packages": packages, "lock_packages": False},
             )
         # With its own copy of the model, the saved path is all that serving or an image needs.
-        bentoml.models.BentoModel(stored.tag).resolve(bento.path_of("models"))
+        bentoml.models.BentoModel(bento_model.tag).resolve(bento.path_of("models"))
         dockerfile.prepare(Path(bento.path))
     except BaseException:
         if bento:
             bentoml.delete(bento.tag)
-        bentoml.models.delete(stored.tag)
+        bentoml.models.delete(bento_model.tag)
         raise
     return bento
-
-
-def copy_served(folder: Path) -> None:
-    """Copy what is served to a folder."""
-    shutil.copytree(PROJECT / "simplestack/serving", folder / "simplestack/serving")
-    shutil.copy(PROJECT / "simplestack/__init__.py", folder / "simplestack")
-    for name in SCRIPTS:
-        shutil.copy(PROJECT / name, folder)
 
 
 def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
@@ -91,8 +82,8 @@ def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
     bentos = [
         bento
         for bento in bentoml.list()
-        if (packed := bento.info.labels.get("checkpoint"))
-        and checkpoint in {"", packed}
+        if (source := bento.info.labels.get("checkpoint"))
+        and checkpoint in {"", source}
         and name in {"", bento.tag.name, str(bento.tag)}
     ]
     if not bentos:
@@ -101,23 +92,16 @@ def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
     return max(bentos, key=lambda bento: bento.info.creation_time)
 
 
-def model_of(bento: bentoml.Bento) -> bentoml.Model:
-    """Return the model of a Bento. Raises StackError if it is deleted."""
-    try:
-        return bentoml.models.get(bento.info.all_models[0].tag)
-    except bentoml.exceptions.NotFound as error:
-        raise StackError(f"the model of {bento.tag} is deleted: python saveToBento.py") from error
-
-
-def find_packed(name: str, labels: dict[str, str]) -> bentoml.Bento | None:
-    """Return the latest Bento of a name if it was packed, whole, with these labels."""
+def find_packed(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento | None:
+    """Return the latest Bento of a name if it is whole and has these labels and this ONNX file."""
     try:
         bento = latest(name)
-        model_of(bento)
     except StackError:
         return None
+    models = Path(bento.path).glob("models/*/*/model.onnx")
+    same = file.exists() and [hash_files(path) for path in models] == [hash_files(file)]
     whole = Path(bento.path, "Dockerfile").exists()
-    return bento if whole and bento.info.labels == labels else None
+    return bento if same and whole and bento.info.labels == labels else None
 
 
 def hash_code() -> str:

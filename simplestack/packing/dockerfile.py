@@ -77,11 +77,11 @@ def patch(dockerfile: str) -> str:
     """
     for before, after in CHANGES.items():
         pattern = re.escape(before).replace("…", r"[\s\S]*?")
-        found = re.findall(f"^{pattern}", dockerfile, re.MULTILINE)
-        if len(found) != 1:
+        matches = re.findall(f"^{pattern}", dockerfile, re.MULTILINE)
+        if len(matches) != 1:
             raise StackError(
-                f"BentoML's Dockerfile has the lines {before!r} {len(found)} times, not once:"
+                f"BentoML's Dockerfile has the lines {before!r} {len(matches)} times, not once:"
                 " install the BentoML in requirements.txt, or adapt packing/dockerfile.py to it"
             )
-        dockerfile = dockerfile.replace(found[0], after)
+        dockerfile = dockerfile.replace(matches[0], after)
     return dockerfile.strip() + "\n"

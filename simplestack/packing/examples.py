@@ -1,8 +1,8 @@
 """The photos that the page offers to try: a few that the packed model gets right."""
 
+import base64
 import io
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,27 +31,17 @@ def choose(logits: Floats, targets: list[int]) -> list[int]:
     return sorted(best, key=lambda i: rank[i])[: len(site.EXAMPLES)]
 
 
-def write(photos: Iterable[Path], folder: Path) -> list[str]:
-    """Write photos to a folder as the service serves them; return their paths there."""
-    written = []
-    for name, photo in zip(site.EXAMPLES, photos, strict=False):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(encode(photo.read_bytes()))
-        written.append(name)
-    return written
-
-
-def encode(data: bytes) -> bytes:
-    """Return an encoded photo as a small JPEG, with its pixels and nothing else: EXIF names places.
+def encode(path: Path) -> str:
+    """Return a photo as a small JPEG in base64, without EXIF, which may name places.
 
     Raises ImageError if it can't be decoded.
     """
-    upright = images.decode(images.identify(data), SIDE)
+    upright = images.decode(images.identify(path.read_bytes()), SIDE)
     photo, side = Image.fromarray(np.asarray(upright)), SIDE
     while True:
         photo.thumbnail((side, side))
         file = io.BytesIO()
         photo.save(file, "JPEG", quality=80)
         if file.tell() < MAX_BYTES:
-            return file.getvalue()
+            return base64.b64encode(file.getvalue()).decode()
         side = side * 3 // 4

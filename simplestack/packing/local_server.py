@@ -16,7 +16,7 @@ import requests
 from simplestack.serving.errors import StackError, printable
 
 HOST = "127.0.0.1"
-LAST_LINES = 20  # of a log, that are shown
+LAST_LINES = 20  # printed of the log of a server that fails
 READY_WITHIN = 120  # seconds; a cold disk or a busy machine can need many of them
 
 

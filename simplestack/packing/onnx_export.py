@@ -3,11 +3,9 @@
 import contextlib
 import io
 import itertools
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -115,8 +113,8 @@ def make_first_layer_exact(path: Path) -> None:
     model = onnx.load(path)
     layer = next(node for node in model.graph.node if node.op_type == "Conv")
     names = ("model.mean", "model.std", *layer.input[1:])
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    arrays = (onnx.numpy_helper.to_array(stored[name]).astype(np.float64) for name in names)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    arrays = (onnx.numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names)
     mean, std, weight, bias = arrays
     level = np.rint(mean)
     weight /= std
@@ -128,27 +126,7 @@ def make_first_layer_exact(path: Path) -> None:
         for values, per in ((weight, unit[:, None, None, None]), (bias, unit))
     )
     for name, values in zip(names, (level, np.ones_like(std), weight, bias), strict=True):
-        stored[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
-    onnx.save(model, path)
-
-
-def describe(path: Path, metadata: dict[str, Any]) -> None:
-    """Write into a model what somebody needs who has nothing but the file; values are JSON."""
-    described = {
-        "labels": metadata["classes"],
-        "preprocessing": {
-            "resize": images.RESIZE,  # pixels, the shorter side
-            "crop": images.CROP,  # pixels, in the middle
-            "filter": "bilinear, antialiased",
-            "input": "N×224×224×3 uint8, RGB, upright, transparency on white",
-        },
-        "version": f"{metadata['trained']}-{metadata['checkpoint_sha256'][:12]}",
-        "unlike": metadata["unlike"],
-        "notice": metadata["notice"],
-    }
-    model = onnx.load(path)
-    values = {name: json.dumps(value, ensure_ascii=False) for name, value in described.items()}
-    onnx.helper.set_model_props(model, values)
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
     onnx.save(model, path)
 
 

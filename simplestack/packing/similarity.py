@@ -8,12 +8,11 @@ is compared with, the bank, are part of the exported model.
 import itertools
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from simplestack.serving.inference import Floats
+from simplestack.serving.inference import Floats, Unlike
 from simplestack.training.folders import class_of
 
 ROWS = 1000  # of the bank, at most, or one for each class: 2 MB
@@ -53,20 +52,21 @@ def add_bank(path: Path, bank: Floats) -> None:
     onnx.save(model, path)
 
 
-def threshold(bank: Floats, validation: Floats) -> dict[str, Any]:
+def threshold(bank: Floats, validation: Floats) -> Unlike:
     """Return the similarity below which a photo is unlike the bank's, and how it is chosen.
 
     It is a percentile of the similarities of the bank's own photos, M×512, each to the nearest
-    other. If no threshold makes sense, the reason is returned in its place. The share of the
-    validation photos below it is measured on their features, N×512.
+    other. If no threshold makes sense, it is None, with the reason. The share of the validation
+    photos below it is measured on their features, N×512.
     """
     cosines = bank @ bank.T
     cosines[cosines > COPY] = -1  # with itself, too
     limit = round(float(np.percentile(cosines.max(1), PERCENTILE)), 6)
     if len(bank) < FEW:
-        return {"reason": f"it was trained on fewer than {FEW} photos"}
+        return {"threshold": None, "reason": f"it was trained on fewer than {FEW} photos"}
     if not 0 <= limit <= ALIKE:  # below 0, all are copies
-        return {"reason": "to the network, all the photos that it was trained on look alike"}
+        reason = "to the network, all the photos that it was trained on look alike"
+        return {"threshold": None, "reason": reason}
     return {
         "threshold": limit,
         "chosen_by": f"percentile {PERCENTILE:g} of the similarities of {len(bank)} training"

@@ -12,11 +12,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simplestack.serving import settings, telemetry
+from simplestack.serving.inference import Metadata
 from simplestack.serving.responses import ROUTER_HANDLERS, JsonLine
 
 PREDICT, CLASSIFY = "/predict", "/classify"
@@ -60,11 +61,8 @@ def closed(app: ASGIApp) -> ASGIApp:
     return refuse
 
 
-def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> Starlette:
-    """Build the app for all that is not a prediction; /model.json answers what `about` returns.
-
-    `packed` returns the path of a file that is packed beside the model.
-    """
+def site(about: Callable[[], Metadata]) -> Starlette:
+    """Build the app for all that is not a prediction; `about` returns the model's metadata."""
     index = (HERE / "web" / "index.html").read_text()
     docs = (HERE / "web" / "docs.html").read_text()
     # Swagger UI, which comes with BentoML, styles its elements inline.
@@ -77,13 +75,11 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
     def model(_: Request) -> Response:
         return JsonLine(model_json(about()), headers=HEADERS)
 
-    def example(name: str) -> Callable[[Request], Response]:
-        def photo(_: Request) -> Response:
-            if name not in about()["examples"]:
-                raise HTTPException(404, "The photos are not shown.")
-            return FileResponse(packed(name), headers=HEADERS)
-
-        return photo
+    def example(request: Request) -> Response:
+        photo = examples(about()).get(request.scope["path"].removeprefix("/"))
+        if not photo:
+            raise HTTPException(404, "The photos are not shown.")
+        return Response(photo, media_type="image/jpeg", headers=HEADERS)
 
     def document(_: Request) -> Response:
         token = bool(settings.read().api_token)
@@ -96,7 +92,7 @@ def site(about: Callable[[], dict[str, Any]], packed: Callable[[str], str]) -> S
             *(Route(path, document) for path in DESCRIPTIONS),
             Route("/model.json", model),
             Route("/metrics", telemetry.metrics),
-            *(Route(f"/{name}", example(name)) for name in EXAMPLES),
+            *(Route(f"/{name}", example) for name in EXAMPLES),
         ],
         exception_handlers=ROUTER_HANDLERS,
     )
@@ -120,10 +116,14 @@ def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
     return document
 
 
-def model_json(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told about the model: its metadata, which can't hold None, and the title."""
-    unlike = {"threshold": None, **about["unlike"]}
-    return {**about, "title": title(about["classes"]), "unlike": unlike}
+def model_json(about: Metadata) -> dict[str, Any]:
+    """Return the metadata and the title, with the example photos' paths in place of the photos."""
+    return {**about, "title": title(about["classes"]), "examples": list(examples(about))}
+
+
+def examples(about: Metadata) -> dict[str, bytes]:
+    """Return the example photos, JPEGs, by their paths."""
+    return dict(zip(EXAMPLES, map(base64.b64decode, about["examples"]), strict=False))
 
 
 def title(classes: list[str]) -> str:

@@ -1,5 +1,7 @@
 """The Bento: what it holds, what it must not hold, and its Dockerfile."""
 
+import base64
+import io
 import re
 import shutil
 from datetime import datetime
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 import yaml
 from helpers import PROJECT, check_answer, fresh_service
+from PIL import Image
 from serving.conftest import in_process
 
-from simplestack.packing import bentos, dockerfile, onnx_export
+from simplestack.packing import bentos, dockerfile, onnx_export, onnx_file
+from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel, softmax
 from simplestack.training import checkpoint
@@ -22,48 +26,58 @@ FILES = """
     Dockerfile README.md bento.yaml heroku.yml apis/openapi.yaml apis/schema.json
     env/docker/Dockerfile env/docker/entrypoint.sh env/python/requirements.in
     env/python/requirements.txt models/resnet18/latest models/resnet18/TAG/model.yaml
-    models/resnet18/TAG/model.onnx models/resnet18/TAG/examples/1.jpg
-    models/resnet18/TAG/examples/2.jpg models/resnet18/TAG/examples/3.jpg
-    src/bentofile.yaml src/gunicorn.conf.py src/service.py src/simplestack/__init__.py
+    models/resnet18/TAG/model.onnx src/bentofile.yaml src/gunicorn.conf.py src/service.py
+    src/simplestack/__init__.py
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's
 
 
 def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
-    bento, exported, network, trained
+    model_file, exported, network, trained
 ):
     state = checkpoint.load(trained)
     photos = Photos(
         Path(state.arguments["data_dir"]), state.photos["val"], state.classes, whole=False
     )
-    files = (exported / "fp32.onnx", next(bento.glob("models/*/*/model.onnx")))
-    outputs = onnx_export.outputs_of((network, *map(OnnxModel, files)), photos)
+    models = (OnnxModel(exported / "fp32.onnx"), OnnxModel(model_file))
+    outputs = onnx_export.outputs_of((network, *models), photos)
     expected, fp32, served = (logits for logits, _ in outputs)
     targets = [["ants", "bees"].index(Path(name).parent.name) for name in state.photos["val"]]
     assert np.abs(softmax(served) - softmax(expected)).max() < 0.05
     differences = [float(np.abs(logits - expected).max()) for logits in (fp32, served)]
     assert differences[0] <= 1e-3
-    metadata = yaml.safe_load(next(bento.glob("models/*/*/model.yaml")).read_text())["metadata"]
+    metadata = models[1].metadata
+    examples = [Image.open(io.BytesIO(base64.b64decode(x))) for x in metadata.pop("examples")]
+    assert [photo.format for photo in examples] == ["JPEG"] * 3
     assert metadata == {
         "classes": ["ants", "bees"],
-        "notice": state.notice,
+        "notice": state.disclaimer,
         "architecture": "resnet18",
+        "preprocessing": onnx_file.PREPROCESSING,
         "precision": "int8",
+        "trained": f"{datetime.fromtimestamp(trained.stat().st_mtime):%Y-%m-%d}",
+        "checkpoint_sha256": bentos.hash_files(trained),
+        "epochs": 2,
+        "served_epoch": state.best_epoch,
         "validation_photos": 6,
         "accuracy_checkpoint": (expected.argmax(1) == targets).mean(),
         "accuracy_packed": (served.argmax(1) == targets).mean(),
         "same_answers": (expected.argmax(1) == served.argmax(1)).sum(),
         "largest_logit_difference_fp32": pytest.approx(differences[0], abs=1e-5),
         "largest_logit_difference_packed": pytest.approx(differences[1], abs=1e-5),
-        "epochs": 2,
-        "served_epoch": state.best_epoch,
-        "unlike": {"reason": "it was trained on fewer than 20 photos"},
-        "examples": ["examples/1.jpg", "examples/2.jpg", "examples/3.jpg"],
-        "checkpoint_sha256": bentos.hash_files(trained),
-        "trained": f"{datetime.fromtimestamp(trained.stat().st_mtime):%Y-%m-%d}",
+        "unlike": {"threshold": None, "reason": "it was trained on fewer than 20 photos"},
     }
+    assert (images.RESIZE, images.CROP) == (256, 224)
     assert "knows nothing of real photos" in metadata["notice"]
+
+
+def test_bento_and_store_hold_the_onnx_file_and_tell_nothing_of_it_again(bento, model_file):
+    stored = bentoml.models.get("resnet18:latest")
+    files = [Path(stored.path_of("model.onnx")), *bento.glob("models/*/*/model.onnx"), model_file]
+    assert len(files) == 3
+    assert len({bentos.hash_files(file) for file in files}) == 1
+    assert (stored.info.metadata, stored.info.labels) == ({}, {})
 
 
 def test_bento_holds_what_is_served_and_nothing_else_for_every_user(bento):
@@ -82,7 +96,7 @@ def test_bento_holds_what_is_served_and_nothing_else_for_every_user(bento):
 def test_bento_names_nobody_and_no_place_on_this_machine(bento, trained, pictures):
     personal = [str(Path.home()), str(PROJECT), str(trained.parent), str(pictures)]
     for path in bento.rglob("*"):
-        if path.suffix in {".yaml", ".txt", ".md", ".json", ".py", ".in", ""} and path.is_file():
+        if path.suffix != ".pyc" and path.is_file():
             text = path.read_text(errors="replace")
             assert not [word for word in personal if len(word) > 5 and word in text], path
 
@@ -112,29 +126,12 @@ def test_what_shapes_a_bento_is_packed_anew_if_it_changes(tmp_path, monkeypatch)
     assert len(set(hashes)) == 6
 
 
-def stored():
-    return [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())]
-
-
-@pytest.mark.parametrize(("module", "name"), [(bentos, "copy_served"), (dockerfile, "prepare")])
-def test_a_build_that_fails_leaves_nothing_behind(bento, monkeypatch, module, name):
-    def fail(_):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(module, name, fail)
-    file, about = next(bento.glob("models/*/*/model.onnx")), {"classes": ["a", "b"], "notice": ""}
-    before = stored()
-    with fresh_service(), pytest.raises(FileNotFoundError):
-        bentos.build_bento("x", file, about, {})
-    assert stored() == before
-
-
-def test_two_bentos_beside_each_other_serve_their_own_classes(bento, photo):
-    about = yaml.safe_load(next(bento.glob("models/*/*/model.yaml")).read_text())["metadata"]
-    about |= {"classes": ["Hummel", "Wespe"], "notice": ""}
-    model_file = next(bento.glob("models/*/*/model.onnx"))
+def test_two_bentos_beside_each_other_serve_their_own_classes(bento, model_file, photo, tmp_path):
+    changes = {"classes": ["Hummel", "Wespe"], "notice": ""}
+    file = shutil.copy(model_file, tmp_path)
+    onnx_file.write_metadata(file, {**OnnxModel(file).metadata, **changes})
     with fresh_service():
-        other = bentos.build_bento("other", model_file, about, {"checkpoint": "x"})
+        other = bentos.build_bento("other", file, {"checkpoint": "x"})
     bentoml.models.delete(other.info.all_models[0].tag)  # it has its own copy
     assert bentos.latest().tag.name == "other"
     assert bentos.latest(bento.parent.name).path == str(bento)

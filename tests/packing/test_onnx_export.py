@@ -11,9 +11,9 @@ import torch
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-import saveToBento
-from simplestack.packing import onnx_export
+from simplestack.packing import onnx_export, onnx_file
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint
 
 
@@ -34,9 +34,9 @@ def first_layer(path, photos):
     """Return the outputs of a model's first layer, computed in double and in single precision."""
     graph = onnx.load(path).graph
     layer = next(node for node in graph.node if node.op_type == "Conv")
-    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     names = ("model.mean", "model.std", *layer.input[1:])
-    mean, std, weight, bias = (torch.from_numpy(stored[name].copy()) for name in names)
+    mean, std, weight, bias = (torch.from_numpy(arrays[name].copy()) for name in names)
     x = (torch.from_numpy(photos).float() - mean) / std
     return [
         nn.functional.conv2d(x.to(kind), weight.to(kind), bias.to(kind), 2, 3)
@@ -46,7 +46,7 @@ def first_layer(path, photos):
 
 @pytest.fixture
 def export(exported, trained, tmp_path, monkeypatch):
-    """saveToBento's export, which takes the two files that are there."""
+    """The export of a checkpoint, which takes the two files that are there."""
 
     def copy(_, path, *__):
         shutil.copy(exported / path.name, path)
@@ -55,7 +55,8 @@ def export(exported, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "quantize", copy)
     state = checkpoint.load(trained)
     state.photos["train"] = state.photos["train"][::6]  # one of each class
-    return partial(saveToBento.export_model, state, Path(state.arguments["data_dir"]), tmp_path)
+    data_dir = Path(state.arguments["data_dir"])
+    return partial(onnx_file.export, state, trained, data_dir, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -65,13 +66,12 @@ def test_int8_is_packed_or_fp32_or_neither_and_examples_if_they_are_asked_for(
     export, monkeypatch, capsys, *, moved, precision, photos
 ):
     monkeypatch.setattr(onnx_export, "MAX_MOVED", moved)
-    file, metadata = export(with_examples=photos > 0)
+    file = export(with_examples=photos > 0)
+    metadata = OnnxModel(file).metadata
     assert (file.name, metadata["precision"]) == (f"{precision}.onnx", precision)
     assert ("so fp32 is packed" in capsys.readouterr().out) == (precision == "fp32")
-    written = sorted(str(x.relative_to(file.parent)) for x in file.parent.rglob("*.jpg"))
-    assert metadata["examples"] == written
-    assert len(written) == photos
-    monkeypatch.setattr(saveToBento, "MAX_LOGIT_DIFFERENCE", 1e-12)
+    assert len(metadata["examples"]) == photos
+    monkeypatch.setattr(onnx_file, "MAX_LOGIT_DIFFERENCE", 1e-12)
     with pytest.raises(StackError, match="not packed"):
         export(with_examples=False)
 

@@ -32,8 +32,8 @@ def test_the_model_returns_the_largest_cosine_with_a_row_of_the_bank(exported, t
 
 def test_a_photo_in_which_nothing_is_seen_is_similar_to_nothing(exported, tmp_path):
     network, path = onnx.load(exported / "fp32.onnx"), tmp_path / "model.onnx"
-    stored = {tensor.name: tensor for tensor in network.graph.initializer}
-    bias = stored["model.resnet.layer4.1.conv2.weight_bias"]  # of the last layer before a ReLU
+    tensors = {tensor.name: tensor for tensor in network.graph.initializer}
+    bias = tensors["model.resnet.layer4.1.conv2.weight_bias"]  # of the last layer before a ReLU
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(512, -1e6, np.float32), bias.name))
     onnx.save(network, path)
     similarity.add_bank(path, unit(np.ones((2, 512))))
@@ -64,13 +64,15 @@ def around(*centres, count, spread=0.3):
 
 def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities():
     bank = around(0, 1, count=50)
-    said = similarity.threshold(bank, np.vstack([bank[:9], unit(np.eye(512)[[7]])]))
+    unlike = similarity.threshold(bank, np.vstack([bank[:9], unit(np.eye(512)[[7]])]))
     nearest = [max(x @ y for j, y in enumerate(bank) if j != i) for i, x in enumerate(bank)]
-    assert sum(x < said["threshold"] for x in nearest) == 5  # of 100
-    assert said["validation_photos_unlike"] == pytest.approx(0.1)
-    assert said["chosen_by"].startswith("percentile 4.5 of the similarities of 100 training photos")
+    assert sum(x < unlike["threshold"] for x in nearest) == 5  # of 100
+    assert unlike["validation_photos_unlike"] == pytest.approx(0.1)
+    assert unlike["chosen_by"].startswith(
+        "percentile 4.5 of the similarities of 100 training photos"
+    )
     copies = similarity.threshold(np.vstack([bank, bank]), bank)  # which don't raise it
-    assert copies["threshold"] == pytest.approx(said["threshold"], abs=1e-3)
+    assert copies["threshold"] == pytest.approx(unlike["threshold"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,6 @@ def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities()
     ],
 )
 def test_no_threshold_without_sense(bank, reason):
-    said = similarity.threshold(bank, bank)
-    assert said.get("threshold") == (None if reason else 0)
-    assert reason in said.get("reason", "")
+    unlike = similarity.threshold(bank, bank)
+    assert unlike["threshold"] == (None if reason else 0)
+    assert reason in unlike.get("reason", "")

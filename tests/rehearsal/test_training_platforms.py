@@ -1,5 +1,7 @@
 """Training on two machines, on the largest photos, to a Bento."""
 
+import shutil
+
 import pytest
 import torch
 from helpers import python, split_folder
@@ -54,9 +56,9 @@ def test_a_photo_of_200_megapixels_is_read(tmp_path):
     assert large[0].shape == (320, 320, 3)
 
 
-def test_a_finished_run_is_packed_if_that_is_wanted(bento, trained, tmp_path):
-    path = tmp_path / "a.ckpt"
-    path.write_bytes(trained.read_bytes())
+def test_a_finished_run_is_packed_if_that_is_wanted(bento, trained, model_file, tmp_path):
+    path = shutil.copy(trained, tmp_path / "a.ckpt")
+    shutil.copy(model_file, tmp_path / "a.onnx")
     result = python("train.py", "-c", path, "--save-to-bento", "yes")
     assert result.returncode == 0, result.stderr
     assert "is packed already" in result.stdout

@@ -39,7 +39,7 @@ SUBCOMMAND = re.compile(r"python3? -m simplestack ([\w-]+)")
 def options(module):
     """Return the options in the help text of a script or of a module."""
     script, text = importlib.import_module(module), io.StringIO()
-    parse = script.parse_arguments if module in {"train", "predict"} else script.main
+    parse = script.parse_arguments if module == "train" else script.main
     argv = patch.object(sys, "argv", [module, "--help"])
     with argv, redirect_stdout(text), pytest.raises(SystemExit):
         parse()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,18 @@ import pytest
 
 import predict
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 
-pytestmark = pytest.mark.usefixtures("bento")
+
+@pytest.fixture(autouse=True)
+def saved_models(model_file, tmp_path_factory, monkeypatch):
+    """The folder that the newest model is taken from, with an older one that is damaged."""
+    folder = tmp_path_factory.mktemp("here") / "saved_models"
+    folder.mkdir()
+    (folder / "a.onnx").symlink_to(model_file)
+    (folder / "b.onnx").touch()
+    os.utime(folder / "b.onnx", (0, 0))
+    monkeypatch.chdir(folder.parent)
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +38,22 @@ def folder(pictures, tmp_path_factory):
     return folder
 
 
-def answers(capsys, *paths, as_json=False):
-    """Return the rows for some paths, after checking that a photo was answered, and all is said."""
-    assert predict.main([*paths], "", as_json)
-    said = capsys.readouterr()
-    assert said.err == ""
-    if as_json:
-        return [json.loads(line) for line in said.out.splitlines()]
-    assert said.out.startswith("path,label,confidence,similarity,unlike,error\n")
-    return list(csv.DictReader(io.StringIO(said.out)))
+def answers(capsys, *arguments):
+    """Return the rows for some arguments, after checking that a photo has an answer."""
+    assert predict.main([str(word) for word in arguments])
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    if "--json" in arguments:
+        return [json.loads(line) for line in printed.out.splitlines()]
+    assert printed.out.startswith("path,label,confidence,similarity,unlike,error\n")
+    return list(csv.DictReader(io.StringIO(printed.out)))
 
 
-def test_each_photo_is_a_row_and_one_that_is_named_twice_too(folder, monkeypatch, capsys):
+def test_each_photo_is_a_row_and_one_that_is_named_twice_too(
+    folder, model_file, monkeypatch, capsys
+):
     monkeypatch.chdir(folder)
-    rows = answers(capsys, folder / "b.jpg", folder, Path("b.jpg"))
+    rows = answers(capsys, folder / "b.jpg", folder, "b.jpg", "--model", model_file)
     names = ("a/2.JPG", "a/x/1.jpeg", "b.jpg")
     assert [row["path"] for row in rows] == [*(f"{folder}/{name}" for name in names), "b.jpg"]
     for row in rows:
@@ -56,7 +69,7 @@ def test_answers_and_errors_are_the_services(client, pictures, photo, tmp_path, 
     shutil.copy(photo, tmp_path / "IMG_1")
     (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.7")
     named = tmp_path / "IMG_1", tmp_path / "notes.pdf"  # which is tried whatever the suffix
-    lines = answers(capsys, tmp_path, *named, as_json=True)
+    lines = answers(capsys, tmp_path, *named, "--json")
     assert len(lines) == 9
     for line in lines:
         data = Path(line.pop("path")).read_bytes()
@@ -65,15 +78,25 @@ def test_answers_and_errors_are_the_services(client, pictures, photo, tmp_path, 
     rows = answers(capsys, tmp_path)
     assert len(rows) == 7
     assert [row["error"] for row in rows if not row["label"]] == [lines[1]["error"]]
-    assert not predict.main([tmp_path / "notes.pdf"], "", as_json=False)  # no answer: a failure
+    assert not predict.main([str(tmp_path / "notes.pdf")])  # no answer: a failure
 
 
-def test_what_cannot_be_done_is_one_clear_line_before_any_work(folder, tmp_path, capsys):
-    for paths, name, error in (
-        ([folder, folder / "none.jpg"], "", f"there is no {folder}/none.jpg"),
-        ([tmp_path], "", "has no photos in it"),
-        ([folder], "wasps", "nothing called wasps is packed yet: .* python saveToBento.py"),
+def test_a_file_that_cannot_be_read_is_an_error_of_its_own(model_file):
+    expected = {"path": "gone.jpg", "error": "The file can't be read: No such file or directory."}
+    assert predict.classify(OnnxModel(model_file), Path("gone.jpg")) == expected
+
+
+def test_what_cannot_be_done_is_one_clear_line_before_any_work(
+    folder, tmp_path, monkeypatch, capsys
+):
+    for arguments, error in (
+        ([folder, folder / "none.jpg"], f"there is no {folder}/none.jpg"),
+        ([tmp_path], "has no photos in it"),
+        ([folder, "--model", "none.onnx"], "the packed model none.onnx is missing or damaged"),
     ):
         with pytest.raises(StackError, match=error):
-            predict.main(paths, name, as_json=False)
+            predict.main([str(word) for word in arguments])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StackError, match=r"nothing is packed yet: .* python saveToBento\.py"):
+        predict.main([str(folder)])
     assert capsys.readouterr().out == ""

@@ -3,18 +3,20 @@
 import re
 import resource
 import shutil
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
 import bentoml
 import pytest
-import torch
 from helpers import ODD_NAME, fresh_service, odd_names
 from trainings import small_network
 
 import saveToBento
-from simplestack.packing import bentos, local_server, onnx_export
+from simplestack.packing import bentos, dockerfile, local_server, onnx_file
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint, model
 
 ANSWER = '{"label": "ants", "confidence": 0.9}'
@@ -33,39 +35,31 @@ def answering(monkeypatch):
 
 @pytest.fixture(scope="module")
 def state(trained):
-    """The checkpoint, with weights that take no place in a file; no test changes it."""
-    state = checkpoint.load(trained)
-
-    def zeros(weights):
-        return {name: torch.zeros((), dtype=x.dtype).expand(x.shape) for name, x in weights.items()}
-
-    state = replace(state, best=zeros(state.best), last=zeros(state.last), optimizer={})
-    assert checkpoint.is_whole(state)
-    return state
+    """The checkpoint; no test changes it."""
+    return checkpoint.load(trained)
 
 
-def test_what_is_packed_already_is_shown_again(bento, trained, tmp_path, monkeypatch, capsys):
-    (tmp_path / "saved_models").mkdir()
-    (tmp_path / "saved_models" / "a.ckpt").symlink_to(trained)
+def test_what_is_packed_already_is_shown_again(bento, packed, tmp_path, monkeypatch, capsys):
+    (tmp_path / "saved_models").symlink_to(packed)
     monkeypatch.chdir(tmp_path)
     saveToBento.main([])  # the newest; and with examples, as its pictures are drawn
-    said = capsys.readouterr().out
-    about = bentos.model_of(bentos.latest()).info.metadata
-    before, packed = (f"{about[f'accuracy_{x}']:.4f}" for x in ("checkpoint", "packed"))
-    same, right = about["same_answers"], round(6 * about["accuracy_packed"])
-    interval = re.search(r", 95 % confidence interval [01]\.\d+ to [01]\.\d+", said)[0]
-    photo, model_file = (re.search(rf"{start}(/.+)\n", said)[1] for start in ("@", "ONNX file: "))
+    printed = capsys.readouterr().out
+    metadata = OnnxModel("saved_models/short.onnx").metadata
+    before, after = (f"{metadata[f'accuracy_{x}']:.4f}" for x in ("checkpoint", "packed"))
+    same, right = metadata["same_answers"], round(6 * metadata["accuracy_packed"])
+    interval = re.search(r", 95 % confidence interval [01]\.\d+ to [01]\.\d+", printed)[0]
+    photo = re.search(r"@(/.+)\n", printed)[1]
     assert (
-        said
+        printed
         == f"""\
-saved_models/a.ckpt is packed already.
+saved_models/short.ckpt is packed already.
 trying it …
 
-validation accuracy: {before} before packing, {packed} packed (int8; {right} of 6 photos{interval}\
+validation accuracy: {before} before packing, {after} packed (int8; {right} of 6 photos{interval}\
 ); the same answer to {same} of 6 photos
 no photo is called unlike the training photos, as it was trained on fewer than 20 photos
 {photo} → {ANSWER}
-ONNX file: {model_file}
+ONNX file: saved_models/short.onnx
 tag: ant_or_bee_classifier:{bento.name}
 saved path: {bento}
 
@@ -76,38 +70,78 @@ then: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --da
 
 
 @pytest.fixture
-def pack(bento, state, tmp_path, monkeypatch, capsys):
-    """A function that packs a copy, without an export; it returns the first line that is printed,
-    and whether each export was to show photos.
+def pack(bento, trained, tmp_path, monkeypatch, capsys):
+    """A function that packs tmp_path/a.ckpt without an export; it returns the first line that is
+    printed, and whether each export so far was to have examples.
     """
-    file, about = next(bento.glob("models/*/*/model.onnx")), bentos.model_of(bentos.latest()).info
-    asked = []
+    exports = []
 
     def export(*_, with_examples):
-        asked.append(with_examples)
-        return file, {**about.metadata, "examples": []}
+        exports.append(with_examples)
+        file = shutil.copyfile(next(bento.glob("models/*/*/model.onnx")), tmp_path / "exported")
+        photos = ["photo"] if with_examples else []
+        onnx_file.write_metadata(file, {**OnnxModel(file).metadata, "examples": photos})
+        return file
 
     def pack(*options):
-        saveToBento.main([str(path), "--name", "another", *options])
-        return capsys.readouterr().out.partition("\n")[0], asked
+        capsys.readouterr()
+        with fresh_service():
+            saveToBento.main([str(path), "--name", "another", *options])
+        return capsys.readouterr().out.partition("\n")[0], exports
 
     path = tmp_path / "a.ckpt"
-    checkpoint.save(path, state)
-    monkeypatch.setattr(saveToBento, "export_model", export)
-    monkeypatch.setattr(onnx_export, "describe", lambda *_: None)
+    path.symlink_to(trained)
+    monkeypatch.setattr(onnx_file, "export", export)
     yield pack
-    for packed in bentoml.list():
-        if packed.path != str(bento):
-            bentoml.models.delete(packed.info.all_models[0].tag)
-            bentoml.delete(packed.tag)
+    for other in bentoml.list():
+        if other.path != str(bento):
+            bentoml.models.delete(other.info.all_models[0].tag)
+            bentoml.delete(other.tag)
 
 
 def test_photos_are_shown_only_as_the_owner_decides(pack, tmp_path):
     path = tmp_path / "a.ckpt"
     for options, shown in ((["--no-examples"], [False]), ([], [False, True])):  # they are drawn
-        with fresh_service():
-            assert pack(*options) == (f"Packing {path} as another", shown)
+        assert pack(*options) == (f"Packing {path} as another", shown)
+        photos = OnnxModel(tmp_path / "a.onnx").metadata["examples"]
+        assert photos == ["photo"] * shown[-1]
+    before = left_behind(tmp_path)
     assert pack("--examples") == (f"{path} is packed already.", [False, True])
+    assert left_behind(tmp_path) == before
+
+
+def test_a_bento_or_an_onnx_file_that_is_not_whole_is_packed_anew(pack, tmp_path):
+    def packed_again():
+        return pack()[0].startswith("Packing")
+
+    assert packed_again()
+    for name in ("Dockerfile", "models"):  # written last; removed by `bentoml export`
+        Path(bentos.latest("another").path, name).rename(tmp_path / name)
+        assert packed_again()
+    (tmp_path / "a.onnx").unlink()
+    assert packed_again()
+    assert not packed_again()
+
+
+def left_behind(folder):
+    """Return what packing leaves in a folder and in BentoML's store."""
+    files = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.glob("a.*")]
+    return sorted(files), [str(x.tag) for x in (*bentoml.models.list(), *bentoml.list())]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(shutil, "copy"), (bentoml, "build"), (dockerfile, "prepare")]
+)
+def test_what_ends_a_build_leaves_the_old_onnx_file_and_its_bento(pack, tmp_path, module, name):
+    pack("--examples")
+    before = left_behind(tmp_path)
+    with (
+        patch.object(module, name, side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        pack("--no-examples")
+    assert left_behind(tmp_path) == before
+    assert pack("--examples")[0] == f"{tmp_path}/a.ckpt is packed already."
 
 
 @pytest.mark.parametrize(
@@ -115,15 +149,14 @@ def test_photos_are_shown_only_as_the_owner_decides(pack, tmp_path):
 )
 def test_photos_of_others_are_shown_only_if_they_are_the_tutorials(state, tmp_path, photo, shown):
     state = replace(state, photos=state.photos | {"val": [photo]})
-    assert saveToBento.shows_photos(state, tmp_path) == shown
+    assert saveToBento.has_public_photos(state, tmp_path) == shown
 
 
 @odd_names
-def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, state, tmp_path, capsys):
+def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, model_file, capsys):
     for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
-        state = replace(state, photos=state.photos | {"val": [name]})
-        saveToBento.show(bentos.latest(bento.parent.name), state, tmp_path)
-        assert f"--data-binary '@{tmp_path}/{shown}'" in capsys.readouterr().out
+        saveToBento.show(bentos.latest(bento.parent.name), model_file, Path("/photos", name))
+        assert f"--data-binary '@/photos/{shown}'" in capsys.readouterr().out
 
 
 def test_packing_says_if_photos_have_changed_since(state, trained, tmp_path, capsys):
@@ -132,7 +165,7 @@ def test_packing_says_if_photos_have_changed_since(state, trained, tmp_path, cap
     state = replace(state, photos=dict(state.photos))
     saveToBento.select_photos(state, trained, data)
     assert capsys.readouterr().err == (
-        f"note: {data} has changed since {trained} was trained (1 gone). To train it anew:\n"
+        f"note: {data} has changed since {trained} was trained (1 gone). To train on them:\n"
         f"  python train.py --update --data-dir {data} --output {trained}\n"
     )
     assert len(state.photos["val"]) == 5
@@ -155,15 +188,6 @@ def test_a_bento_is_called_after_its_classes(classes, name):
     assert bentos.default_name(classes) == name
 
 
-def test_a_bento_that_was_cut_off_is_packed_anew(bento, trained, tmp_path):
-    shown = {"examples": "True"}
-    labels = {"checkpoint": bentos.hash_files(trained), "code": bentos.hash_code(), **shown}
-    assert bentos.find_packed(bento.parent.name, labels)
-    last = (bento / "Dockerfile").rename(tmp_path / "Dockerfile")  # what is written last
-    assert bentos.find_packed(bento.parent.name, labels) is None
-    last.rename(bento / "Dockerfile")
-
-
 # What can't be packed
 
 
@@ -173,43 +197,20 @@ def test_wrong_arguments_are_one_clear_line(trained, tmp_path, capsys):
     assert "--name must be a letter" in capsys.readouterr().err
     with pytest.raises(StackError, match="--data-dir"):
         saveToBento.main([str(trained), "--data-dir", str(tmp_path / "none")])
+    (tmp_path / "bad.ckpt").write_text("no checkpoint")
+    with pytest.raises(StackError, match=r"bad\.ckpt is not a checkpoint"):
+        saveToBento.main([str(tmp_path / "bad.ckpt")])
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        *(({"classes": x}, r"bad\.ckpt is damaged: use another") for x in (["ants"], [1, 2])),
-        ({"last": [1, 2]}, r"bad\.ckpt is damaged: use another"),
-        ({"preprocessing": {"mean": [0.5, 0.5, 0.5]}}, "train again"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_is_one_clear_line(state, tmp_path, changed, said):
-    path = tmp_path / "bad.ckpt"
-    torch.save({**vars(state), **changed}, path)
-    with pytest.raises(StackError, match=said):
-        saveToBento.main([str(path)])
-
-
-@contextmanager
-def full_disk(size):
-    """Let no file become larger than so many bytes, and check what that leads to."""
-    before = [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())]
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    with pytest.raises(OSError, match="File too large"):
-        yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [str(item.tag) for item in (*bentoml.models.list(), *bentoml.list())] == before
-
-
-def test_a_disk_that_is_full_while_exporting_is_one_clear_line(state, tmp_path):
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing_behind(state, tmp_path):
     with small_network(tmp_path):
         weights = model.Classifier(2).state_dict()
-        checkpoint.save(tmp_path / "a.ckpt", replace(state, best=weights, last=weights))
-        with full_disk(1_000_000):
+        checkpoint.save(
+            tmp_path / "a.ckpt", replace(state, best=weights, last=weights, optimizer={})
+        )
+        before, limits = left_behind(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
             saveToBento.main([str(tmp_path / "a.ckpt")])
-
-
-def test_a_disk_that_is_full_while_storing_is_one_clear_line(pack):
-    with full_disk(5_000_000):
-        pack()
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert left_behind(tmp_path) == before

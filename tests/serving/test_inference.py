@@ -1,6 +1,7 @@
 """The packed model: answers that can be explained, and a threshold of what is unlike."""
 
 import numpy as np
+import onnx
 import pytest
 
 from simplestack.serving import inference
@@ -10,43 +11,43 @@ from simplestack.serving.inference import OnnxModel, answer, rounded, softmax
 CLASSES = ["ant", "bee", "wasp"]
 
 
-def test_packed_explanation_is_the_prediction_and_each_core_has_a_thread(bento, monkeypatch):
+def test_packed_explanation_is_the_prediction_and_each_core_has_a_thread(model_file, monkeypatch):
     monkeypatch.setattr(inference, "cores", lambda: 3)
-    model = OnnxModel(next(bento.glob("models/*/*/model.onnx")))
+    model = OnnxModel(model_file)
     photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     logits, maps, _ = model(photos)
     assert np.allclose(maps.mean((2, 3)), logits, atol=1e-4)
     assert model.session.get_session_options().intra_op_num_threads == 3
 
 
-def said(similarity=0.5, top_k=None, logits=(1, 3, -9), **unlike):
+def answer_to(similarity=0.5, top_k=None, logits=(1, 3, -9), threshold=None):
     outputs = np.float32([logits]), np.zeros((1, 3, 7, 7), np.float32), np.float32([similarity])
-    return answer({"classes": CLASSES, "unlike": unlike}, outputs, top_k)
+    return answer({"classes": CLASSES, "unlike": {"threshold": threshold}}, outputs, top_k)
 
 
 def test_the_answer_is_the_most_probable_class_in_six_digits():
-    assert said(1 / 3, threshold=0.7) == {
+    assert answer_to(1 / 3, threshold=0.7) == {
         "label": "bee",
         "confidence": 0.880792,
         "probabilities": {"ant": 0.119202, "bee": 0.880792, "wasp": 0.000005},
         "similarity": 0.333333,
         "unlike": True,
     }
-    assert said(logits=(2, 2, 2))["label"] == "ant"  # of equal ones the first
+    assert answer_to(logits=(2, 2, 2))["label"] == "ant"  # of equal ones the first
 
 
 @pytest.mark.parametrize(
-    ("similarity", "about", "expected"),
+    ("similarity", "threshold", "expected"),
     [
-        (0.7, {"threshold": 0.7}, (0.7, False)),
-        (0.699999, {"threshold": 0.7}, (0.699999, True)),
-        (1.000002, {"threshold": 0.7}, (1, False)),  # rounded by the network
-        (0.1, {"reason": "it was trained on fewer than 20 photos"}, (0.1, None)),
+        (0.7, 0.7, (0.7, False)),
+        (0.699999, 0.7, (0.699999, True)),
+        (1.000002, 0.7, (1, False)),  # rounded by the network
+        (0.1, None, (0.1, None)),
     ],
 )
-def test_a_photo_below_the_threshold_is_unlike(similarity, about, expected):
-    told = said(similarity, **about)
-    assert (told["similarity"], told["unlike"]) == expected
+def test_a_photo_below_the_threshold_is_unlike(similarity, threshold, expected):
+    result = answer_to(similarity, threshold=threshold)
+    assert (result["similarity"], result["unlike"]) == expected
 
 
 def test_numbers_are_rounded_as_they_are_printed():
@@ -63,19 +64,20 @@ def test_probabilities_add_up_to_1_whatever_the_logits():
     ("top_k", "named"), [(1, "bee"), (2, "bee ant"), (9, "bee ant wasp"), (None, "ant bee wasp")]
 )
 def test_so_many_classes_are_named_the_most_probable_first(top_k, named):
-    assert (said(top_k=top_k)["label"], list(said(top_k=top_k)["probabilities"])) == (
+    assert (answer_to(top_k=top_k)["label"], list(answer_to(top_k=top_k)["probabilities"])) == (
         "bee",
         named.split(),
     )
 
 
-def test_a_model_that_was_changed_is_damaged(tmp_path):
-    file, about = tmp_path / "model.onnx", {"classes": ["ants", "bees"], "unlike": {}}
-    file.write_bytes(b"model")
-    packed = inference.checksum(file, about)
-    inference.verify(file, dict(reversed(about.items())), packed)
-    with pytest.raises(StackError, match=r"^the packed model is damaged: pack it again$"):
-        inference.verify(file, about | {"classes": ["bees", "ants"]}, packed)
-    file.write_bytes(b"other")
-    with pytest.raises(StackError, match="damaged"):
-        inference.verify(file, about, packed)
+@pytest.mark.parametrize("damage", ["missing", "cut off", "its metadata", "without metadata"])
+def test_a_model_that_is_missing_or_damaged_is_one_clear_line(model_file, tmp_path, damage):
+    path, data = tmp_path / "model.onnx", model_file.read_bytes()
+    if damage == "without metadata":
+        network = onnx.load(model_file)
+        network.ClearField("metadata_props")
+        onnx.save(network, path)
+    elif damage != "missing":
+        path.write_bytes(data[:-1000] if damage == "cut off" else data[:-1] + b"x")
+    with pytest.raises(StackError, match=f"^the packed model {path} is missing or damaged: pack"):
+        OnnxModel(path).metadata  # noqa: B018

@@ -11,13 +11,13 @@ PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": 
 
 
 @pytest.fixture
-def noise(client, bento, photo, tmp_path, monkeypatch):
+def noise(client, model_file, photo, tmp_path, monkeypatch):
     """A picture that is unlike all others, for a model of other classes that says so."""
-    noise, changes = other_classes(bento, photo, tmp_path)
+    noise, changes = other_classes(model_file, photo, tmp_path)
     assert client.get("/model.json").json()["classes"] == ["ants", "bees"]  # it has been read
-    about = sys.modules["service"].about()
+    metadata = sys.modules["service"].packed_model().metadata
     for key, value in changes.items():
-        monkeypatch.setitem(about, key, value)
+        monkeypatch.setitem(metadata, key, value)
     return noise
 
 
@@ -33,10 +33,12 @@ def test_title_asks_for_the_class(classes, title):
     assert site.title(classes) == title
 
 
-def test_example_photo_is_a_jpeg(client):
-    example = client.get("/examples/1.jpg")
-    assert example.headers["content-type"] == "image/jpeg"
-    assert example.content.startswith(b"\xff\xd8")
+def test_example_photos_are_jpegs_at_the_paths_in_model_json(client):
+    paths = client.get("/model.json").json()["examples"]
+    assert paths == ["examples/1.jpg", "examples/2.jpg", "examples/3.jpg"]
+    for answer in (client.get(f"/{path}") for path in paths):
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.content.startswith(b"\xff\xd8")
 
 
 BESIDE = ("examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx")  # the example photos

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from simplestack.packing import onnx_file
+from simplestack.serving.inference import OnnxModel
+
 SLOW = 20_000  # ms for an answer on a busy machine
 
 
@@ -30,11 +33,13 @@ def opened(page, url):
 
 
 @pytest.fixture(scope="module")
-def own(bento, photo, tmp_path_factory):
+def own(bento, model_file, photo, tmp_path_factory):
     """The URL of a Bento of other classes that asks for a token, and a picture it calls unlike."""
     folder = tmp_path_factory.mktemp("own")
-    noise, metadata = helpers.other_classes(bento, photo, folder)
-    other = helpers.repack(bento, folder / "bento", **metadata)
+    noise, changes = helpers.other_classes(model_file, photo, folder)
+    other = shutil.copytree(bento, folder / "bento")
+    (file,) = other.glob("models/*/*/model.onnx")
+    onnx_file.write_metadata(file, {**OnnxModel(file).metadata, **changes})
     with helpers.gunicorn(other, API_TOKEN="sesame") as (url, _):  # noqa: S106
         yield url, noise
 

@@ -32,7 +32,7 @@ def public(bento, pictures, tmp_path_factory):
     if not (shutil.which("npm") and CHROMIUM):
         pytest.skip("npm or Chromium is not installed: apt install npm chromium")
     folder = tmp_path_factory.mktemp("anywhere")
-    written = python("publish.py", f"{bento.parent.name}:latest", cwd=folder)
+    written = python("publish.py", next(bento.glob("models/*/*/model.onnx")), cwd=folder)
     assert written.returncode == 0, written.stderr
     assert "hf upload USER/SPACE public . --type space" in written.stdout
     check = ("python", "-m", "bench.page", pictures / "val")

@@ -33,7 +33,7 @@ from helpers import (
 from simplestack.packing import local_server
 from simplestack.serving.errors import StackError
 
-PREDICT = [sys.executable, str(PROJECT / "predict.py")]
+PREDICT = [sys.executable, str(PROJECT / "predict.py"), "--model"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def line(text, start):
 
 
 def test_a_training_can_be_packed_at_its_end_and_save_to_bento_shows_it_again(steps):
-    folder, trained, _ = steps
+    folder, trained, checkpoint = steps
     again = python("saveToBento.py", cwd=folder, BENTOML_HOME="home")
     assert (again.returncode, again.stderr) == (0, "")
     assert len(re.findall(r"^epoch +1/1 ", trained, re.MULTILINE)) == 1
@@ -65,6 +65,7 @@ def test_a_training_can_be_packed_at_its_end_and_save_to_bento_shows_it_again(st
         assert saved_path.startswith(f"{folder}/home/bentos/")
         assert Path(saved_path, "Dockerfile").exists()
         assert line(said, "tag: ") == f"ant_or_bee_classifier:{Path(saved_path).name}"
+        assert line(said, "ONNX file: ") == f"saved_models/{checkpoint.stem}.onnx"
         assert "Next: bentoml serve ant_or_bee_classifier:latest" in said
         assert "curl -X POST http://localhost:5000/predict" in said
 
@@ -94,7 +95,8 @@ def test_a_mistake_is_one_line_without_a_traceback(tmp_path, script, arguments, 
 
 def test_scripts_import_no_more_than_they_need(bento):
     for folder, module, slow in (
-        (PROJECT, "predict", "{'torch', 'bentoml', 'onnxruntime'}"),
+        (PROJECT, "predict", "{'torch', 'bentoml'}"),
+        (PROJECT, "publish", "{'torch', 'bentoml'}"),
         (bento / "src", "service", "{'torch'}"),
     ):
         code = f"import {module}, sys; sys.exit(not {slow}.isdisjoint(sys.modules))"
@@ -106,12 +108,11 @@ def test_scripts_import_no_more_than_they_need(bento):
 
 
 @odd_names
-@pytest.mark.usefixtures("bento")
-def test_predict_answers_photos_of_any_name(photo, tmp_path):
+def test_predict_answers_photos_of_any_name(model_file, photo, tmp_path):
     names = {'a "b".jpg', "käfer, 蜂.jpg", "two\nlines.jpg"}
     for name in (*names, f"{ODD_NAME}.jpg"):
         shutil.copy(photo, tmp_path / name)
-    table = python("predict.py", tmp_path, LC_ALL="C").stdout
+    table = run(*PREDICT, model_file, tmp_path, LC_ALL="C").stdout
     rows = list(csv.DictReader(io.StringIO(table, newline="")))
     expected = {f"{tmp_path}/{name}" for name in (*names, r"caf\udce9.jpg")}
     assert {row["path"] for row in rows} == expected
@@ -119,12 +120,11 @@ def test_predict_answers_photos_of_any_name(photo, tmp_path):
 
 
 @odd_names
-@pytest.mark.usefixtures("bento")
-def test_predict_shows_progress_on_a_terminal(photo, tmp_path):
+def test_predict_shows_progress_on_a_terminal(model_file, photo, tmp_path):
     odd = shutil.copy(photo, tmp_path / f"{ODD_NAME}.jpg")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
-    command = [*PREDICT, odd, photo, photo.parent, "--json"]
+    command = [*PREDICT, model_file, odd, photo, photo.parent, "--json"]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
     os.close(theirs)
     shown = b""
@@ -138,12 +138,12 @@ def test_predict_shows_progress_on_a_terminal(photo, tmp_path):
 
 
 @pytest.fixture
-def running(bento, photo, tmp_path):  # noqa: ARG001
+def running(model_file, photo, tmp_path):
     """predict.py at work, once it has written rows; all of them don't fit into a pipe."""
     for i in range(3000):
         (tmp_path / f"{i:04}.jpg").symlink_to(photo)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*PREDICT, tmp_path], **pipes) as process:
+    with subprocess.Popen([*PREDICT, model_file, tmp_path], **pipes) as process:
         assert process.stdout.read(1) == b"p"
         yield process
 
@@ -160,16 +160,16 @@ def test_predict_ends_quietly_if_nobody_reads_on(running):
     assert running.wait() == -signal.SIGPIPE
 
 
-@pytest.mark.usefixtures("bento")
-def test_no_answer_and_a_full_disk_are_failures_of_predict(tmp_path):
+def test_no_answer_and_a_full_disk_are_failures_of_predict(model_file, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"junk")
-    result = python("predict.py", tmp_path)
+    command = [*PREDICT, model_file, tmp_path]
+    result = run(*command)
     assert (result.returncode, result.stderr) == (1, "")
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     with Path("/dev/full").open("w") as full:
         pipes = {"stdout": full, "stderr": subprocess.PIPE}
-        result = subprocess.run([*PREDICT, tmp_path], **pipes, text=True, check=False)
+        result = subprocess.run(command, **pipes, text=True, check=False)
     assert "No space left" in error_line(result)
 
 
@@ -185,12 +185,12 @@ def test_a_bad_setting_stops_the_server(bento, capsys):
 def test_a_bad_setting_and_a_damaged_model_stop_the_container(bento, tmp_path):
     copy = shutil.copytree(bento, tmp_path / "bento")
     model = next(copy.glob("models/*/*/model.onnx"))
-    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    model.write_bytes(model.read_bytes()[:-1000])
     environment = {"BENTO_PATH": str(copy), "PORT": str(local_server.free_port())}
     command = ("/bin/sh", "-c", container_command(bento))
     damaged = run(*command, cwd=copy, **environment)
     assert damaged.returncode != 0
-    assert "the packed model is damaged: pack it again" in damaged.stderr
+    assert f"the packed model {model} is missing or damaged: pack it again" in damaged.stderr
     bad = run(*command, cwd=copy, **environment, MAX_BYTES="-1")
     assert bad.stderr.startswith("error: MAX_BYTES=")
     assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)
