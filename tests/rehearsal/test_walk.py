@@ -13,6 +13,7 @@ import torch
 from helpers import OFFLINE, PROJECT, copy_project, post, run, wait_until_ready
 
 from simplestack.packing import local_server, onnx_export
+from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint, model
 from simplestack.training.dataset import Photos
 
@@ -78,8 +79,12 @@ def test_served_answers_agree_with_pytorch(walked):
     expected = logits.argmax(1)
     with local_server.serve(re.search(r"saved path: (.+)", output)[1]) as url:
         answers = [post(url, path.read_bytes()).json()["label"] for path in val.paths]
-    served = np.array([state.classes.index(label) for label in answers])
-    assert (served == expected).sum() >= 152
+    served, targets = np.array([state.classes.index(x) for x in answers]), val.labels.numpy()
+    # As packing promises: int8 makes at most one answer wrong, and may make others right.
+    assert ((served != expected) & (served != targets)).sum() <= 1
+    exported = OnnxModel(checkpoint.newest(folder / "saved_models").with_suffix(".onnx"))
+    ((logits, _),) = onnx_export.outputs_of([exported], val)
+    assert (served == logits.argmax(1)).all()
 
 
 def make_run(copy: Path) -> str:
