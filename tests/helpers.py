@@ -62,16 +62,6 @@ def error_line(result: subprocess.CompletedProcess) -> str:
     return next(line for line in result.stderr.splitlines() if "error: " in line)
 
 
-def copy_project(folder: Path) -> Path:
-    """Copy the project's files, to run things in that write beside them."""
-    names = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
-    for name in filter(None, names):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, folder / name)
-    return folder
-
-
 def code_block(language: str, part: str) -> str:
     """Return the block of code in the documentation of the static page that contains a part."""
     text = (PROJECT / "docs/static-page.md").read_text()
@@ -100,7 +90,11 @@ def gunicorn(bento: Path, under: tuple[str, ...] = (), **environment: str) -> It
             wait_until_ready(url, lambda: "" if server.poll() is None else server.log.read_text())
             yield url, server
         finally:
-            stop(server)
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            finally:
+                server.kill()
 
 
 def repack(bento: Path, folder: Path, **metadata: object) -> Path:
@@ -117,7 +111,7 @@ def repack(bento: Path, folder: Path, **metadata: object) -> Path:
 def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     """Write a picture of noise to a folder; return its path, and metadata of other classes.
 
-    Its threshold is between the similarities of a photo and of the noise. No photo may be shown.
+    Their threshold is between the similarities of a photo and of the noise; without examples.
     """
     noise = folder / "noise.png"
     drawn = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
@@ -130,28 +124,21 @@ def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[st
     return noise, {"classes": classes, "examples": [], "unlike": {**unlike, "chosen_by": "a test"}}
 
 
-def stop(server: subprocess.Popen) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=30)
-    finally:
-        server.kill()
-
-
 def wait_until_ready(url: str, failure: Callable[[], str]) -> None:
     """Wait until /readyz answers, for as long as `failure` says nothing."""
-    deadline, ready = time.monotonic() + local_server.READY_WITHIN, False
-    while not ready:
+
+    def ready() -> bool:
         assert failure() == ""
-        assert time.monotonic() < deadline, f"{url} does not become ready"
-        time.sleep(0.1)
         with suppress(requests.RequestException):
-            ready = get(f"{url}/readyz", timeout=5).ok
+            return get(f"{url}/readyz", timeout=5).ok
+        return False
+
+    wait_until(ready, local_server.READY_WITHIN)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until a condition holds; fail if it takes longer than anything but a hang."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

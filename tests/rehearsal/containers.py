@@ -1,7 +1,6 @@
 """A Docker Engine and a Heroku for the tests of this folder, and containers in that engine."""
 
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,15 +34,9 @@ def docker(*arguments: object) -> str:
 @contextmanager
 def background(*command: object, **environment: str) -> Iterator[subprocess.Popen]:
     """Run a program in the background; finally close its standard input, and wait for it."""
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=PROJECT,
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    words, environment = [str(word) for word in command], os.environ | environment
+    process = subprocess.Popen(words, cwd=PROJECT, env=environment, text=True, **pipes)
     try:
         yield process
     finally:
@@ -87,9 +80,8 @@ class Container:
 @contextmanager
 def running(*arguments: object, port: int) -> Iterator[Container]:
     """Run a container that serves on a port of this machine, until it is ready and used."""
-    container = Container(
-        docker("run", "--detach", *arguments).splitlines()[-1], f"http://127.0.0.1:{port}"
-    )
+    name = docker("run", "--detach", *arguments).splitlines()[-1]
+    container = Container(name, f"http://127.0.0.1:{port}")
     try:
         wait_until_ready(container.url, container.failure)
         yield container
@@ -113,9 +105,3 @@ def on_the_path(folder: Path, **scripts: str) -> str:
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     return f"{folder}:{rehearsal['PATH']}"
-
-
-def environment_script(file: Path) -> str:
-    """Return a shell script that writes its environment to a file, as JSON, and waits."""
-    tell = ("python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
-    return f"{shlex.join(tell)} >{file}.part; mv {file}.part {file}; cat"
