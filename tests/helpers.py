@@ -25,7 +25,6 @@ import numpy as np
 import pillow_heif
 import pytest
 import requests
-import yaml
 from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import Browser, Page
@@ -34,7 +33,7 @@ from starlette.testclient import TestClient
 
 from simplestack.packing import local_server
 from simplestack.serving import images
-from simplestack.serving.inference import OnnxModel, checksum
+from simplestack.serving.inference import OnnxModel
 
 PROJECT = Path(__file__).parent.parent
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -56,7 +55,7 @@ def python(script: str, *arguments: object, **options) -> subprocess.CompletedPr
 
 
 def error_line(result: subprocess.CompletedProcess) -> str:
-    """Return the one line that a user gets if something is wrong, and check that it is alone."""
+    """Return the line with the error of a command that failed without a traceback."""
     assert result.returncode not in {0, None}, result.stdout
     assert "Traceback" not in result.stderr
     return next(line for line in result.stderr.splitlines() if "error: " in line)
@@ -95,17 +94,6 @@ def gunicorn(bento: Path, under: tuple[str, ...] = (), **environment: str) -> It
                 server.wait(timeout=30)
             finally:
                 server.kill()
-
-
-def repack(bento: Path, folder: Path, **metadata: object) -> Path:
-    """Copy a Bento to a folder, with other metadata of its model; return its path."""
-    shutil.copytree(bento, folder)
-    (file,) = folder.glob("models/*/*/model.yaml")
-    about = yaml.safe_load(file.read_text())
-    about["metadata"] |= metadata
-    about["labels"]["sha256"] = checksum(file.parent / "model.onnx", about["metadata"])
-    file.write_text(yaml.safe_dump(about, allow_unicode=True))
-    return folder
 
 
 def other_classes(bento: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:
@@ -155,7 +143,7 @@ def cache_folder(name: str, key: str) -> Path:
 
 
 def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Let `make` fill a folder, unless that is done: by an earlier run or another process."""
+    """Let `make` fill a folder, unless an earlier run or another process has done so."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "whole").exists():
@@ -168,7 +156,7 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def fresh_service() -> Iterator[None]:
-    """Let BentoML import service.py anew, whose module keeps its model, for a while."""
+    """Let BentoML import service.py again: its module keeps its model."""
     before = sys.modules.pop("service", None)
     try:
         yield
@@ -180,7 +168,7 @@ def fresh_service() -> Iterator[None]:
 
 @contextmanager
 def listening() -> Iterator[tuple[str, list[tuple[str, str, Message]]]]:
-    """Answer 404 to everything; yield the URL, and method, path and headers of what is asked."""
+    """Answer 404 to everything; yield the URL, and method, path and headers of each request."""
     asked: list[tuple[str, str, Message]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -222,7 +210,7 @@ def post(url: str, body: object, **options) -> requests.Response:
 
 
 def check_answer(answer: dict) -> None:
-    """Check that an answer of /predict is what the contract promises."""
+    """Check an answer of /predict against the contract."""
     assert list(answer) == ["label", "confidence", "probabilities", "similarity", "unlike"]
     assert 0 <= answer["similarity"] <= 1
     assert answer["unlike"] is None  # too few training photos
@@ -306,9 +294,8 @@ LOWEST_CONTRAST = """() => {
 }"""
 
 
-def lowest_contrast(page: Page) -> float:
-    """Return the lowest contrast of all the text that a page shows; 4.5 is WCAG's AA."""
-    return page.evaluate(LOWEST_CONTRAST)
+def check_contrast(page: Page) -> None:
+    assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG's AA
 
 
 def check_fits_a_phone(page: Page) -> None:
@@ -318,7 +305,7 @@ def check_fits_a_phone(page: Page) -> None:
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    if kind == "HEIF":  # its opener isn't registered: the project's is to read what it writes
+    if kind == "HEIF":  # its opener isn't registered: the project's own is to read it
         pillow_heif.from_pillow(image).save(file, enc_params={"preset": "ultrafast"}, **options)
     else:
         image.save(file, kind, **options)
