@@ -28,7 +28,7 @@ def test_decoders_end_with_a_worker_that_is_killed(gunicorn_url, gunicorn_proces
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_runaway_keeps_nobody_from_stopping(bento, number):
+def test_a_runaway_does_not_keep_the_server_from_stopping(bento, number):
     with gunicorn(bento) as (url, server):
         worker, fork_server, forked = started(server)
         body = hostile.build("JPEG of many scans")
