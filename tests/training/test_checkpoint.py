@@ -80,9 +80,6 @@ def write(path, disclaimer="the old one", **values):
     return path
 
 
-# Content
-
-
 def test_a_new_run_records_its_photos_and_what_its_result_depends_on(folder):
     state = new(folder, "--seed", 3)
     names = [f"{c}/{i}.png" for c in ("ants", "bees") for i in (0, 1)]
@@ -153,9 +150,6 @@ def test_an_epoch_whose_loss_is_not_finite_is_not_taken(state, loss):
     assert same_weights(state.last, before.last)
 
 
-# Files
-
-
 def test_a_loaded_checkpoint_equals_the_saved_one(state, tmp_path):
     path = tmp_path / "new" / "a.ckpt"
     checkpoint.save(path, state)
@@ -217,8 +211,6 @@ def test_the_newest_checkpoint_is_the_one_that_was_written_last(tmp_path):
     assert checkpoint.newest(tmp_path) == tmp_path / "a.ckpt"
 
 
-# Foreign and damaged ones
-
 LINEAR = torch.nn.Linear(2, 2)
 TUTORIALS = {"epoch": 3, "model": LINEAR.state_dict(), "optimizer": taught(LINEAR)[0]}
 VERSION = r"is not a checkpoint of this version of train\.py"
@@ -252,9 +244,6 @@ def test_a_checkpoint_with_other_preprocessing_is_one_clear_line(state, tmp_path
     checkpoint.save(path := tmp_path / "a.ckpt", replace(state, preprocessing={}))
     with pytest.raises(StackError, match=f"{path} was trained with other preprocessing"):
         checkpoint.load(path)
-
-
-# Resume
 
 
 @pytest.fixture

@@ -38,11 +38,8 @@ def test_the_tutorials_recipe_trains_all_of_it_without_a_linear_probe(tmp_path, 
     assert changed(state.last, model.pretrained(2).state_dict()) == ({*STAGES, "fc"}, True)
 
 
-def test_the_tutorials_learning_rate_falls_to_a_tenth_every_7_epochs():
-    scales = [RECIPES["tutorial"].lr_scale(done, 25) for done in (0, 6.9, 7, 14, 24)]
+def test_the_learning_rate_falls_to_a_tenth_every_7_epochs_in_the_tutorial_else_to_0():
+    tutorial, default = RECIPES["tutorial"], RECIPES["lp-ft"]
+    scales = [tutorial.lr_scale(done, 25) for done in (0, 6.9, 7, 14, 24)]
     assert scales == pytest.approx([1, 1, 0.1, 0.01, 0.001])
-
-
-def test_the_default_learning_rate_decays_to_0():
-    recipe = RECIPES["lp-ft"]
-    assert [recipe.lr_scale(done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
+    assert [default.lr_scale(done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
