@@ -39,82 +39,81 @@ CONTRACT = [
 ]
 
 
-class Contract:
-    """The tests under each server."""
-
-    def test_tutorials_curl_and_a_form_get_an_answer_and_other_options_the_remedy(self, url, photo):
-        def curl(*options):
-            return json.loads(run("curl", "-s", f"{url}/predict", *options).stdout)
-
-        command = ("-X", "POST", "-H", "Content-Type: image/*", "--data-binary", f"@{photo}")
-        check_answer(answer := curl(*command))
-        assert curl("-F", f"image=@{photo}") == answer
-        broken, name = (curl("-d", f"{at}{photo}")["error"] for at in ("@", ""))
-        assert "If curl -d sent it, use curl --data-binary @image.jpg" in broken
-        assert "the name of a file, not an image: put an @ before it" in name
-
-    def test_each_mistake_has_its_status_and_a_sentence(self, url):
-        for path, body, headers, status in CONTRACT:
-            answer = send("POST", url + path, data=body, headers=headers)
-            said = (answer.status_code, list(answer.json()))
-            assert said == (status, ["error"]), (path, body[:100])
-            closed = answer.headers.get("connection") == "close"
-            assert closed or len(body) <= MAX_BYTES
-        wrong = send("GET", f"{url}/predict")
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-
-    @pytest.mark.parametrize("path", ["/livez", "/metrics", "/docs.json", "/model.json"])
-    def test_endpoint_answers(self, url, path):
-        assert get(url + path).status_code == 200
-
-    def test_an_endless_body_is_stopped_while_reading(self, url, photo):
-        before, sent, answer, size = metrics(url), 0, None, 2**16
-        with connect(url) as connection:
-            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-            connection.sendall(head)
-            # Depending on who is faster, the answer arrives, or the connection is reset.
-            with suppress(ConnectionResetError, BrokenPipeError):
-                while not select.select([connection], [], [], 0)[0] and sent < 20 * MAX_BYTES:
-                    connection.sendall(b"%x\r\n%b\r\n" % (size, bytes(size)))
-                    sent += size
-                answer = connection.recv(12)
-        assert answer in {b"HTTP/1.1 413", None}
-        unread = 10 * 2**20  # in the buffers of sockets, at most
-        assert 0 < sent - gate.DRAINED * MAX_BYTES < unread
-        assert post(url, photo.read_bytes()).status_code == 200
-        wait_until(lambda: (metrics(url) - before)["http_requests_total", "/predict", "413"])
-
-    def test_a_client_that_expects_100_continue_gets_it_or_the_error(self, url, photo):
-        lines = "POST /predict HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: {}"
-        head = "\r\n".join((*lines, "", ""))
-        with connect(url) as connection:
-            connection.sendall(head.format(MAX_BYTES + 1).encode())
-            assert connection.recv(12) == b"HTTP/1.1 413"
-        body = photo.read_bytes()
-        with connect(url) as connection, connection.makefile("rb") as answer:
-            connection.sendall(head.format(len(body)).encode())
-            assert answer.readline() == b"HTTP/1.1 100 Continue\r\n"
-            connection.sendall(body)
-            assert answer.readline() == b"\r\n"
-            assert answer.readline().startswith(b"HTTP/1.1 200 ")
-
-    def test_an_address_in_the_body_is_not_fetched(self, url):
-        with listening() as (server, asked):
-            address = f"{server}/x.jpg".encode()
-            for content_type in ("image/jpeg", "application/json", "text/plain"):
-                post(url, address, headers={"Content-Type": content_type})
-            post(url, None, files={"image": ("x.jpg", address)})
-            post(url, {"image": address.decode()})
-            send("POST", f"{url}/predict%0A", data=address)
-        assert asked == []
+@pytest.fixture(params=["bentoml_url", "gunicorn_url"])
+def url(request):
+    return request.getfixturevalue(request.param)
 
 
-class TestBentoMLServe(Contract):
-    url = pytest.fixture(lambda self, bentoml_url: bentoml_url, name="url")  # noqa: ARG005
+def test_tutorials_curl_and_a_form_get_an_answer_and_other_options_the_remedy(url, photo):
+    def curl(*options):
+        return json.loads(run("curl", "-s", f"{url}/predict", *options).stdout)
+
+    command = ("-X", "POST", "-H", "Content-Type: image/*", "--data-binary", f"@{photo}")
+    check_answer(answer := curl(*command))
+    assert curl("-F", f"image=@{photo}") == answer
+    broken, name = (curl("-d", f"{at}{photo}")["error"] for at in ("@", ""))
+    assert "If curl -d sent it, use curl --data-binary @image.jpg" in broken
+    assert "the name of a file, not an image: put an @ before it" in name
 
 
-class TestGunicorn(Contract):
-    url = pytest.fixture(lambda self, gunicorn_url: gunicorn_url, name="url")  # noqa: ARG005
+def test_each_mistake_has_its_status_and_a_sentence(url):
+    for path, body, headers, status in CONTRACT:
+        answer = send("POST", url + path, data=body, headers=headers)
+        said = (answer.status_code, list(answer.json()))
+        assert said == (status, ["error"]), (path, body[:100])
+        closed = answer.headers.get("connection") == "close"
+        assert closed or len(body) <= MAX_BYTES
+    wrong = send("GET", f"{url}/predict")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/metrics", "/docs.json", "/model.json"])
+def test_endpoint_answers(url, path):
+    assert get(url + path).status_code == 200
+
+
+def test_an_endless_body_is_stopped_while_reading(url, photo):
+    before, sent, answer, size = metrics(url), 0, None, 2**16
+    with connect(url) as connection:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head)
+        # Depending on who is faster, the answer arrives, or the connection is reset.
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while not select.select([connection], [], [], 0)[0] and sent < 20 * MAX_BYTES:
+                connection.sendall(b"%x\r\n%b\r\n" % (size, bytes(size)))
+                sent += size
+            answer = connection.recv(12)
+    assert answer in {b"HTTP/1.1 413", None}
+    unread = 10 * 2**20  # in the buffers of sockets, at most
+    assert 0 < sent - gate.DRAINED * MAX_BYTES < unread
+    assert post(url, photo.read_bytes()).status_code == 200
+    wait_until(lambda: (metrics(url) - before)["http_requests_total", "/predict", "413"])
+
+
+def test_a_client_that_expects_100_continue_gets_it_or_the_error(url, photo):
+    lines = "POST /predict HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: {}"
+    head = "\r\n".join((*lines, "", ""))
+    with connect(url) as connection:
+        connection.sendall(head.format(MAX_BYTES + 1).encode())
+        assert connection.recv(12) == b"HTTP/1.1 413"
+    body = photo.read_bytes()
+    with connect(url) as connection, connection.makefile("rb") as answer:
+        connection.sendall(head.format(len(body)).encode())
+        assert answer.readline() == b"HTTP/1.1 100 Continue\r\n"
+        connection.sendall(body)
+        assert answer.readline() == b"\r\n"
+        assert answer.readline().startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_address_in_the_body_is_not_fetched(url):
+    with listening() as (server, asked):
+        address = f"{server}/x.jpg".encode()
+        for content_type in ("image/jpeg", "application/json", "text/plain"):
+            post(url, address, headers={"Content-Type": content_type})
+        post(url, None, files={"image": ("x.jpg", address)})
+        post(url, {"image": address.decode()})
+        send("POST", f"{url}/predict%0A", data=address)
+    assert asked == []
 
 
 @pytest.mark.parametrize(
