@@ -57,7 +57,7 @@ def small_network(torch_home):
 
 
 def interrupted_in(number):
-    """Let Ctrl-C be pressed in an epoch."""
+    """Press Ctrl-C in an epoch."""
 
     def training_batches(photos, epoch, *arguments, original=train.training_batches):
         if epoch == number:
@@ -87,7 +87,7 @@ def report_of_1000_classes(folder):
 
 
 def report_with_mistakes(folder):
-    """Train on photos one of which it gets wrong, beside files that it skips; return the report."""
+    """Train on photos, one with a wrong label, beside files to skip; return the report."""
     photos = split_folder(folder / "photos <b>")
     Image.new("RGB", (300, 300), COLOURS["bees"]).save(photos / "val" / "ants" / "wrong.png")
     (photos / "train" / "bees" / "broken.jpg").write_text("no photo")
@@ -109,11 +109,10 @@ def run_training(*arguments):
 
 def start_training(*arguments, program=("train.py",)):
     """Start a training as people do, with its output in a pipe."""
-    words = (sys.executable, *program, *arguments, "--device", "cpu", "--save-to-bento", "no")
+    options = (*map(str, arguments), "--device", "cpu", "--save-to-bento", "no")
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(
-        list(map(str, words)), cwd=PROJECT, start_new_session=True, text=True, **pipes
-    )
+    start = {"cwd": PROJECT, "start_new_session": True, "text": True}
+    return subprocess.Popen([sys.executable, *program, *options], **start, **pipes)
 
 
 def stop_at(process, line, number, *, group=False):

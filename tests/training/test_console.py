@@ -1,4 +1,4 @@
-"""What train.py prints about a run."""
+"""The lines that train.py prints about a run."""
 
 import pytest
 
@@ -10,11 +10,7 @@ NINE = "1.0000 (9 of 9 photos, 95 % confidence interval 0.701 to 1.000)"
 
 
 def run(*accuracies, photos=153):
-    """A run whose epochs, from the linear probe on, had these accuracies."""
-    rows = [
-        {"epoch": epoch, "val_accuracy": accuracy, "val_loss": 1.0}
-        for epoch, accuracy in enumerate(accuracies)
-    ]
+    rows = [{"epoch": i, "val_accuracy": x, "val_loss": 1.0} for i, x in enumerate(accuracies)]
     names = {"train": [], "val": [f"ants/{i}.jpg" for i in range(photos)]}
     return Checkpoint(["ants", "bees"], names, {"epochs": 4}, "", {}, history=rows)
 

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 import torch
+from torchvision.transforms.v2 import functional
 
 from bench import page
 from simplestack.serving.errors import StackError
@@ -24,9 +25,7 @@ def photos():
 
 @torch.inference_mode()
 def test_normalises_as_torchvisions_preset_does(network, photos):
-    preset = (photos.permute(0, 3, 1, 2) / 255 - torch.tensor(model.MEAN).view(3, 1, 1)) / (
-        torch.tensor(model.STD).view(3, 1, 1)
-    )
+    preset = functional.normalize(photos.permute(0, 3, 1, 2) / 255, model.MEAN, model.STD)
     assert torch.allclose(network(photos), network.resnet(preset), atol=1e-5)
 
 
