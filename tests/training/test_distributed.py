@@ -1,19 +1,11 @@
-"""The device, its precision, and the share of one process. Several processes are in system."""
+"""The precision of a device, and the share of one process."""
 
 import pytest
 import torch
 
-from simplestack.serving.errors import StackError
-from simplestack.training import distributed
 from simplestack.training.distributed import World
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "quantum"])
-def test_missing_device_is_one_clear_line(device):
-    with pytest.raises(StackError, match=f"--device {device}: PyTorch finds no such device"):
-        distributed.choose_device(device)
 
 
 @pytest.mark.parametrize(
