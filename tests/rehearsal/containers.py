@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 from helpers import PROJECT, run, wait_until_ready
+from rehearsal.stand_in import HEROKUS_RULES
 
 from simplestack.packing import local_server
 
 STATE = PROJECT / ".rehearse"
 BASE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
-HEROKUS_RULES = (
-    *("--user", "12345:0", "--read-only", "--tmpfs", "/tmp:rw,mode=1777"),  # noqa: S108
-    *("--memory", "512m", "--memory-swap", "512m"),
-)
 MB = 1_000_000
 rehearsal: dict[str, str] = {}
 """The environment of commands that have a Docker Engine and a Heroku around them."""
@@ -93,8 +90,8 @@ def running(*arguments: object, port: int) -> Iterator[Container]:
 def dyno(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[Container]:
     """Run an image under Heroku's rules."""
     port = local_server.free_port()
-    network = ("--network", "host", "--env", f"PORT={port}")
-    with running(*HEROKUS_RULES, *network, *options, image, *command, port=port) as container:
+    rules = (*HEROKUS_RULES, "--env", f"PORT={port}")
+    with running(*rules, *options, image, *command, port=port) as container:
         yield container
 
 

@@ -62,7 +62,7 @@ def test_on_one_core_it_is_ready_within_10_s_and_keeps_herokus_rules(image, phot
     with dyno(image, "--cpus", "1") as container:
         assert time.monotonic() - began <= 10
         assert local_server.predict(container.url, photo).startswith('{"label": ')
-        assert docker("exec", container.id, "id", "-u") == "12345"  # whom Heroku chooses
+        assert docker("exec", container.id, "id", "-u") == "23456"  # the user of Heroku's choice
         ask = "from simplestack.serving.cgroup import cores; print(cores())"
         program = f'cd src && python -c "{ask}"'
         assert docker("exec", container.id, "sh", "-c", program) == "1"
