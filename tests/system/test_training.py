@@ -1,4 +1,4 @@
-"""train.py as people start it: exit codes, signals, processes, and the report in a browser."""
+"""train.py as people start it: exit codes, signals and processes."""
 
 import re
 import signal
@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PROJECT, check_contrast, check_fits_a_phone, split_folder
-from playwright.sync_api import expect
+from helpers import PROJECT, split_folder
 from trainings import (
     TORCHRUN,
-    report_of_1000_classes,
-    report_with_mistakes,
     same_weights,
-    small_network,
     start_training,
     stop_at,
     train_in_process,
@@ -140,24 +136,3 @@ def test_several_processes_save_the_statistics_with_which_they_measured(tmp_path
         logits = load_best(state)(torch.stack([val[i] for i in range(len(val))]))
     loss, _ = metrics.loss_and_accuracy(logits, val.labels)
     assert loss == pytest.approx(state.history[-1]["val_loss"], rel=1e-3)
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    folders = [tmp_path_factory.mktemp(name) for name in ("torch", "two", "many")]
-    with small_network(folders[0]):
-        return {"two": report_with_mistakes(folders[1]), "many": report_of_1000_classes(folders[2])}
-
-
-@pytest.mark.parametrize(
-    ("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 29)")]
-)
-@pytest.mark.parametrize("name", ["two", "many"])
-def test_the_report_fits_a_phone_and_its_text_stands_out(browser, reports, name, scheme, ground):
-    with browser.new_context(color_scheme=scheme) as context:
-        page = context.new_page()
-        page.goto(reports[name].as_uri())
-        page.locator("summary").click()
-        expect(page.locator("body")).to_have_css("background-color", ground)
-        check_fits_a_phone(page)
-        check_contrast(page)
