@@ -61,6 +61,12 @@ def error_line(result: subprocess.CompletedProcess) -> str:
     return next(line for line in result.stderr.splitlines() if "error: " in line)
 
 
+def write_script(file: Path, script: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+
+
 def code_block(language: str, part: str) -> str:
     """Return the block of code in the documentation of the static page that contains a part."""
     text = (PROJECT / "docs/static-page.md").read_text()

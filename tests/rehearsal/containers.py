@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import PROJECT, run, wait_until_ready
+from helpers import PROJECT, run, wait_until_ready, write_script
 from rehearsal.stand_in import HEROKUS_RULES
 
 from simplestack.packing import local_server
@@ -97,8 +97,6 @@ def dyno(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[C
 
 def on_the_path(folder: Path, **scripts: str) -> str:
     """Return a PATH on which these commands come before all others."""
-    folder.mkdir()
     for name, script in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
+        write_script(folder / name, script)
     return f"{folder}:{rehearsal['PATH']}"

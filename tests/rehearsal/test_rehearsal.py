@@ -275,15 +275,6 @@ def older_store(engine) -> Iterator[dict[str, str]]:  # noqa: ARG001
         process.terminate()
 
 
-def without_docker(folder: Path) -> dict[str, str]:
-    folder.mkdir()
-    for path in rehearsal["PATH"].split(":"):
-        for program in Path(path).glob("*"):
-            if program.name != "docker" and not (folder / program.name).exists():
-                (folder / program.name).symlink_to(program.absolute())
-    return {"PATH": str(folder)}
-
-
 # As BuildKit builds by itself since 0.31:
 OCI = '[ "$1" != build ] || set -- "$@" --output type=image,oci-mediatypes=true\n'
 REJECTED = """heroku create refused --stack container --no-remote
@@ -309,7 +300,11 @@ def scenarios(older_store, tmp_path_factory) -> dict[str, tuple[str, dict[str, s
     arm = {"PATH": arm_path, "DOCKER_DEFAULT_PLATFORM": "linux/arm64"}  # unless amd64 is named
     config = json.loads((STATE / "docker" / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"cliPluginsExtraDirs": []}))
-    no_buildx, no_docker = {"DOCKER_CONFIG": str(folder)}, without_docker(folder / "no-docker")
+    (programs := folder / "no-docker").mkdir()
+    for program in (x for path in rehearsal["PATH"].split(":") for x in Path(path).glob("*")):
+        if program.name != "docker" and not (programs / program.name).exists():
+            (programs / program.name).symlink_to(program.absolute())
+    no_buildx, no_docker = {"DOCKER_CONFIG": str(folder)}, {"PATH": str(programs)}
     return {
         "refused": (REJECTED, oci),
         "today's Docker": ("sh deploy.sh todays --yes", oci),

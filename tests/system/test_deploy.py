@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import PROJECT, error_line, run
+from helpers import PROJECT, error_line, run, write_script
 
 SHELL = "sh cat dirname find grep sed sort tail touch"
 GIT = "push --force https://git.heroku.com/my-app.git"
@@ -44,8 +44,7 @@ def deploy(bento, pictures, tmp_path):
             (tmp_path / name).unlink(missing_ok=True)
         for name, script in {"python": f"echo {bento}", "uname": "echo x86_64", **scripts}.items():
             note = 'echo "${0##*/} $*" >>"${0%/*}/calls"'
-            (tmp_path / name).write_text(f"#!/bin/sh\n{note}\n{script}\n")
-            (tmp_path / name).chmod(0o755)
+            write_script(tmp_path / name, f"{note}\n{script}")
         settings = {"PHOTO": "photo.jpg", "PATH": str(tmp_path), "READY_WITHIN": "1"}
         settings |= {"API_TOKEN": "", **(environment or {})}
         result = run("sh", tmp_path / "deploy.sh", *arguments, stdin=stdin, **settings)

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from helpers import OFFLINE, PROJECT, error_line, run, wait_until
+from helpers import OFFLINE, PROJECT, error_line, run, wait_until, write_script
 
 SHOWN = (
     "train/ants: 6 photos\ntrain/bees: 6 photos\nval/ants: 3 photos\nval/bees: 3 photos\n"
@@ -94,8 +94,7 @@ def only(tmp_path, *tools, **scripts):
     folder = Path(tempfile.mkdtemp(prefix="bin", dir=tmp_path))
     for tool in {*BASIC.split(), *tools}:
         found = shutil.which(tool) or pytest.skip(f"{tool} is not installed: apt install it")
-        (folder / tool).write_text(f'#!/bin/sh\n{scripts.get(tool, "")}\nexec {found} "$@"\n')
-        (folder / tool).chmod(0o755)
+        write_script(folder / tool, f'{scripts.get(tool, "")}\nexec {found} "$@"')
     return str(folder)
 
 
