@@ -152,21 +152,19 @@ def test_changed_photos_are_counted_and_trained_on_once(update, run):
     assert update()[1] is False
 
 
-def test_a_stopped_run_has_no_old_report(update, run):
+def test_a_stopped_update_has_no_old_report_and_before_its_first_epoch_no_way_to_go_on(update, run):
     write_pictures(run / "photos", 9)
-    stop = patch.object(label_check, "find", side_effect=KeyboardInterrupt)
-    with stop, pytest.raises(KeyboardInterrupt):
+    early, late = (
+        patch.object(*method, side_effect=KeyboardInterrupt)
+        for method in ((dataset, "open_photos"), (label_check, "find"))
+    )
+    with early, pytest.raises(KeyboardInterrupt, match=r"^$"):
+        update()
+    with late, pytest.raises(KeyboardInterrupt):
         update()
     assert not (run / "a" / "report.html").exists()
     assert "nothing to do" not in update()[0]
     assert (run / "a" / "report.html").exists()
-
-
-def test_ctrl_c_before_the_first_new_epoch_names_no_way_to_go_on(update, run):
-    write_pictures(run / "photos", 9)
-    stop = patch.object(dataset, "open_photos", side_effect=KeyboardInterrupt)
-    with stop, pytest.raises(KeyboardInterrupt, match=r"^$"):
-        update()
 
 
 def evaluated(capsys, *arguments):

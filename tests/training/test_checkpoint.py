@@ -27,7 +27,7 @@ LABELS = torch.tensor([0, 0, 1, 1])
 
 
 def logits(correct):
-    """Logits of four photos, of which so many are correct."""
+    """Logits of four photos, so many of them correct."""
     return 9 * torch.eye(2)[torch.where(torch.arange(4) < correct, LABELS, 1 - LABELS)]
 
 
@@ -59,23 +59,16 @@ def folder(tmp_path_factory):
     return split_folder(tmp_path_factory.mktemp("checkpoint") / "photos", 2, 1)
 
 
-@pytest.fixture(scope="module")
-def made(folder, small):  # noqa: ARG001
+@pytest.fixture
+def state(folder):
     """The checkpoint of a run of one epoch."""
     state, network = new(folder, "--seed", 3, "--class-weights"), model.Classifier(2)
     add(state, 1, 2, layer=network, trained=taught(network))
+    state.best = dict(state.best)  # not the same as the last
     return state
 
 
-@pytest.fixture
-def state(made):
-    own = copy.deepcopy(made)
-    own.best = dict(own.best)  # not the same as the last
-    return own
-
-
 def write(path, disclaimer="the old one", **values):
-    """Write a checkpoint of no run."""
     checkpoint.save(path, Checkpoint(["a", "b"], {}, {}, disclaimer, {}, **values))
     return path
 

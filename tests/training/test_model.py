@@ -30,18 +30,14 @@ def test_normalises_as_torchvisions_preset_does(network, photos):
 
 
 @torch.inference_mode()
-def test_mean_of_the_activation_map_is_the_logit(network, photos):
-    logits, maps, _ = network.explain(photos)
+def test_explanation_has_logits_maps_of_their_mean_and_the_heads_normalised_inputs(photos):
+    network = model.Classifier(3).eval()
+    logits, maps, features = network.explain(photos)
     assert maps.shape == (2, 3, 7, 7)
     assert torch.allclose(maps.mean((2, 3)), network(photos), atol=1e-5)
     assert torch.allclose(logits, network(photos), atol=1e-5)
-
-
-@torch.inference_mode()
-def test_features_are_the_heads_inputs_of_length_one_or_zero_where_nothing_is_seen(photos):
-    network = model.Classifier(3).eval()
-    features = torch.nn.functional.normalize(network.features(network.frozen(photos)))
-    assert torch.allclose(network.explain(photos)[2], features, atol=1e-6)
+    inputs = torch.nn.functional.normalize(network.features(network.frozen(photos)))
+    assert torch.allclose(features, inputs, atol=1e-6)
     network.resnet.layer4[1].bn2.bias.fill_(-1e6)
     assert torch.equal(network.explain(photos)[2], torch.zeros(2, 512))
 
