@@ -17,8 +17,6 @@ import train
 from simplestack.training import checkpoint, model
 from simplestack.training.options import parse_arguments
 
-TORCHRUN = ("-m", "torch.distributed.run")
-
 
 def write_weights(torch_home):
     """Write random weights where torchvision looks for ImageNet's."""
@@ -71,7 +69,6 @@ def train_in_process(output, *arguments):
 
 
 def run_training(*arguments):
-    """Run train.py in this process."""
     train.main(parse_arguments([str(argument) for argument in arguments]))
 
 

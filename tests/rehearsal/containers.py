@@ -22,7 +22,6 @@ rehearsal: dict[str, str] = {}
 
 
 def docker(*arguments: object) -> str:
-    """Run a Docker command in that engine; return what it printed."""
     result = run("docker", *arguments, **rehearsal)
     assert result.returncode == 0, result.stderr
     return (result.stdout + result.stderr).strip()
@@ -53,7 +52,7 @@ class Container:
         return "" if running else f"{self.id} has ended:\n{docker('logs', self.id)}"
 
     def memory(self) -> tuple[int, int]:
-        """Return the limit, and what is used of it beyond what can be dropped, in bytes."""
+        """Return the limit and, without what can be dropped, the use, in bytes."""
         group = self.cgroup()
         files = ("memory.max", "memory.current", "inactive_file")
         if (group / "memory.limit_in_bytes").exists():

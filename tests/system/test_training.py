@@ -10,14 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import PROJECT, split_folder
-from trainings import (
-    TORCHRUN,
-    same_weights,
-    start_training,
-    stop_at,
-    train_in_process,
-    write_weights,
-)
+from trainings import same_weights, start_training, stop_at, train_in_process, write_weights
 
 from simplestack.packing import local_server
 from simplestack.report.report import load_best
@@ -106,7 +99,7 @@ TWO_MACHINES = [(*MEET, "--node_rank=0"), (*MEET, "--node_rank=1")]
 
 def train_together(launches, output, *arguments):
     """Train by torchrun, with these options on each machine; return output and checkpoint."""
-    programs = [(*TORCHRUN, *launch, "train.py") for launch in launches]
+    programs = [("-m", "torch.distributed.run", *launch, "train.py") for launch in launches]
     machines = [start_training(*arguments, "--output", output, program=p) for p in programs]
     said = [machine.communicate()[0] for machine in machines]
     assert not any(machine.returncode for machine in machines), said

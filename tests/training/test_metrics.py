@@ -83,7 +83,7 @@ def test_a_share_or_accuracy_of_few_photos_is_a_count_with_its_interval():
 
 
 def lines(labels, classes, predicted=None):
-    """Return the text about predictions that are sure, and correct unless others are given."""
+    """Return the text about sure predictions, which are correct by default."""
     answers = torch.tensor(predicted or labels)
     probabilities = torch.nn.functional.one_hot(answers, len(classes)).float()
     measured = metrics.compute_metrics(probabilities, torch.tensor(labels), classes)
