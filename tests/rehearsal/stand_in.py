@@ -34,7 +34,6 @@ settings: dict[str, dict[str, str]] = {}
 
 
 def refusal(status: int, kind: str, message: str) -> JSONResponse:
-    """Return an error as the platform API words it."""
     return JSONResponse({"id": kind, "message": message}, status)
 
 
@@ -113,9 +112,8 @@ async def release(request: Request) -> Response:
 
 
 def release_built(request: Request) -> Response:
-    """Start the image that hooks/pre-receive has built."""
     name = request.path_params["name"]
-    start(name, f"heroku-built/{name}")
+    start(name, f"heroku-built/{name}")  # by hooks/pre-receive
     return PlainTextResponse(apps[name]["web_url"])
 
 

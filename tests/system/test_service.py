@@ -56,7 +56,9 @@ def test_tutorials_curl_and_a_form_get_an_answer_and_other_options_the_remedy(ur
     assert "the name of a file, not an image: put an @ before it" in name
 
 
-def test_each_mistake_has_its_status_and_a_sentence(url):
+def test_endpoints_answer_and_each_mistake_has_its_status_and_a_sentence(url):
+    for path in ("/livez", "/metrics", "/docs.json", "/model.json"):
+        assert get(url + path).status_code == 200
     for path, body, headers, status in CONTRACT:
         answer = send("POST", url + path, data=body, headers=headers)
         said = (answer.status_code, list(answer.json()))
@@ -65,11 +67,6 @@ def test_each_mistake_has_its_status_and_a_sentence(url):
         assert closed or len(body) <= MAX_BYTES
     wrong = send("GET", f"{url}/predict")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-
-
-@pytest.mark.parametrize("path", ["/livez", "/metrics", "/docs.json", "/model.json"])
-def test_endpoint_answers(url, path):
-    assert get(url + path).status_code == 200
 
 
 def test_an_endless_body_is_stopped_while_reading(url, photo):
