@@ -31,7 +31,6 @@ def engine(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def image(bento, engine) -> str:  # noqa: ARG001
-    """The name of the image that is built from the Bento."""
     result = run("docker", "build", ".", "-t", "resnet_heroku", cwd=bento, **rehearsal)
     assert result.returncode == 0, result.stderr
     return "resnet_heroku"

@@ -216,7 +216,6 @@ HOSTS = {  # as docs/deployment.md sets them up
 
 
 def visit(image, photo, host):
-    """Run the image as a host does; return an answer, the exit code and the seconds to stop."""
     port = local_server.free_port()
     options = ("--publish", f"127.0.0.1:{port}:{host.port}", *host.options)
     memory = ("--memory", "512m", "--memory-swap", "512m")
