@@ -55,20 +55,16 @@ def python(script: str, *arguments: object, **options) -> subprocess.CompletedPr
 
 
 def error_line(result: subprocess.CompletedProcess) -> str:
-    """Return the one line that a user gets if something is wrong, and check that it is alone."""
+    """Return the line with the error of a command that failed without a traceback."""
     assert result.returncode not in {0, None}, result.stdout
     assert "Traceback" not in result.stderr
     return next(line for line in result.stderr.splitlines() if "error: " in line)
 
 
-def copy_project(folder: Path) -> Path:
-    """Copy the project's files, to run things in that write beside them."""
-    names = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
-    for name in filter(None, names):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, folder / name)
-    return folder
+def write_script(file: Path, script: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
 
 
 def code_block(language: str, part: str) -> str:
@@ -99,13 +95,17 @@ def gunicorn(bento: Path, under: tuple[str, ...] = (), **environment: str) -> It
             wait_until_ready(url, lambda: "" if server.poll() is None else server.log.read_text())
             yield url, server
         finally:
-            stop(server)
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            finally:
+                server.kill()
 
 
 def other_classes(model_file: Path, photo: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     """Write a picture of noise to a folder; return its path, and metadata of other classes.
 
-    Its threshold is between the similarities of a photo and of the noise. No photo may be shown.
+    Their threshold is between the similarities of a photo and of the noise; without examples.
     """
     noise = folder / "noise.png"
     drawn = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
@@ -118,28 +118,21 @@ def other_classes(model_file: Path, photo: Path, folder: Path) -> tuple[Path, di
     return noise, {"classes": classes, "examples": [], "unlike": {**unlike, "chosen_by": "a test"}}
 
 
-def stop(server: subprocess.Popen) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=30)
-    finally:
-        server.kill()
-
-
 def wait_until_ready(url: str, failure: Callable[[], str]) -> None:
     """Wait until /readyz answers, for as long as `failure` says nothing."""
-    deadline, ready = time.monotonic() + local_server.READY_WITHIN, False
-    while not ready:
+
+    def ready() -> bool:
         assert failure() == ""
-        assert time.monotonic() < deadline, f"{url} does not become ready"
-        time.sleep(0.1)
         with suppress(requests.RequestException):
-            ready = get(f"{url}/readyz", timeout=5).ok
+            return get(f"{url}/readyz", timeout=5).ok
+        return False
+
+    wait_until(ready, local_server.READY_WITHIN)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until a condition holds; fail if it takes longer than anything but a hang."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -156,7 +149,7 @@ def cache_folder(name: str, key: str) -> Path:
 
 
 def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Let `make` fill a folder, unless that is done: by an earlier run or another process."""
+    """Let `make` fill a folder, unless an earlier run or another process has done so."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "whole").exists():
@@ -169,7 +162,7 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def fresh_service() -> Iterator[None]:
-    """Let BentoML import service.py anew, whose module keeps its model, for a while."""
+    """Let BentoML import service.py again: its module keeps its model."""
     before = sys.modules.pop("service", None)
     try:
         yield
@@ -181,7 +174,7 @@ def fresh_service() -> Iterator[None]:
 
 @contextmanager
 def listening() -> Iterator[tuple[str, list[tuple[str, str, Message]]]]:
-    """Answer 404 to everything; yield the URL, and method, path and headers of what is asked."""
+    """Answer 404 to everything; yield the URL, and method, path and headers of each request."""
     asked: list[tuple[str, str, Message]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -223,7 +216,7 @@ def post(url: str, body: object, **options) -> requests.Response:
 
 
 def check_answer(answer: dict) -> None:
-    """Check that an answer of /predict is what the contract promises."""
+    """Check an answer of /predict against the contract."""
     assert list(answer) == ["label", "confidence", "probabilities", "similarity", "unlike"]
     assert 0 <= answer["similarity"] <= 1
     assert answer["unlike"] is None  # too few training photos
@@ -307,9 +300,8 @@ LOWEST_CONTRAST = """() => {
 }"""
 
 
-def lowest_contrast(page: Page) -> float:
-    """Return the lowest contrast of all the text that a page shows; 4.5 is WCAG's AA."""
-    return page.evaluate(LOWEST_CONTRAST)
+def check_contrast(page: Page) -> None:
+    assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG's AA
 
 
 def check_fits_a_phone(page: Page) -> None:
@@ -319,7 +311,7 @@ def check_fits_a_phone(page: Page) -> None:
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    if kind == "HEIF":  # its opener isn't registered: the project's is to read what it writes
+    if kind == "HEIF":  # its opener isn't registered: the project's own is to read it
         pillow_heif.from_pillow(image).save(file, enc_params={"preset": "ultrafast"}, **options)
     else:
         image.save(file, kind, **options)

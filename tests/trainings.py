@@ -9,18 +9,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import COLOURS, PROJECT, split_folder, write_pictures
-from PIL import Image
+from helpers import PROJECT
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import train
-from simplestack.report import report
 from simplestack.training import checkpoint, model
-from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.options import parse_arguments
-
-TORCHRUN = ("-m", "torch.distributed.run")
 
 
 def write_weights(torch_home):
@@ -57,7 +52,7 @@ def small_network(torch_home):
 
 
 def interrupted_in(number):
-    """Let Ctrl-C be pressed in an epoch."""
+    """Press Ctrl-C in an epoch."""
 
     def training_batches(photos, epoch, *arguments, original=train.training_batches):
         if epoch == number:
@@ -67,35 +62,6 @@ def interrupted_in(number):
     return patch.object(train, "training_batches", training_batches)
 
 
-def report_of_1000_classes(folder):
-    """Write a report on 1,000 classes with long names, two photos of each, all skipped."""
-    classes = [f"a class with a rather long name {i}" for i in range(1000)]
-    names = [f"val/{name}/{i}.png" for name in classes for i in range(2)]
-    arguments = {"recipe": "lp-ft", "from_scratch": False, "data_dir": str(folder)}
-    row = {"loss": 1.0, "accuracy": 1.0, "val_accuracy": 1.0, "seconds": 9.0}
-    history = [{**row, "epoch": i, "val_loss": float(i)} for i in (1, 2)]
-    recorded = {"train": [name.replace("val", "train") for name in names], "val": names}
-    logits = 99 * torch.eye(1000).repeat_interleave(2, 0)
-    logits[14] = torch.eye(1000)[3]  # one of class 7
-    write_pictures(folder / "val", 1, (classes[7],))
-    state = Checkpoint(classes, recorded, arguments, "", {}, history=history, val_logits=logits)
-    state.best = model.Classifier(1000).state_dict()
-    state.skipped = [f"{name}: damaged" for name in names]
-    checkpoint.save(folder / "a.ckpt", state)
-    report.write(folder / "a.ckpt")
-    return folder / "a" / "report.html"
-
-
-def report_with_mistakes(folder):
-    """Train on photos one of which it gets wrong, beside files that it skips; return the report."""
-    photos = split_folder(folder / "photos <b>")
-    Image.new("RGB", (300, 300), COLOURS["bees"]).save(photos / "val" / "ants" / "wrong.png")
-    (photos / "train" / "bees" / "broken.jpg").write_text("no photo")
-    (photos / "val" / "bees" / "notes.txt").write_text("buy honey")
-    train_in_process(folder / "a.ckpt", "--data-dir", photos, "--epochs", 1, "--seed", 3)
-    return folder / "a" / "report.html"
-
-
 def train_in_process(output, *arguments):
     """Train on the CPU in this process; return the checkpoint."""
     run_training("--output", output, "--device", "cpu", "--save-to-bento", "no", *arguments)
@@ -103,17 +69,15 @@ def train_in_process(output, *arguments):
 
 
 def run_training(*arguments):
-    """Run train.py in this process."""
     train.main(parse_arguments([str(argument) for argument in arguments]))
 
 
 def start_training(*arguments, program=("train.py",)):
     """Start a training as people do, with its output in a pipe."""
-    words = (sys.executable, *program, *arguments, "--device", "cpu", "--save-to-bento", "no")
+    options = (*map(str, arguments), "--device", "cpu", "--save-to-bento", "no")
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(
-        list(map(str, words)), cwd=PROJECT, start_new_session=True, text=True, **pipes
-    )
+    start = {"cwd": PROJECT, "start_new_session": True, "text": True}
+    return subprocess.Popen([sys.executable, *program, *options], **start, **pipes)
 
 
 def stop_at(process, line, number, *, group=False):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from helpers import run
-from rehearsal.containers import BASE, STATE, background, environment_script, rehearsal
+from rehearsal.containers import BASE, STATE, background, rehearsal
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +16,10 @@ def engine(tmp_path_factory) -> Iterator[None]:
         if not (STATE / part).exists():
             pytest.skip(f".rehearse/{part} is missing: sh tests/rehearsal/install.sh")
     file = tmp_path_factory.mktemp("rehearsal") / "environment"
-    command = ("sh", "tests/rehearsal/rehearse.sh", "sh", "-c", environment_script(file))
-    with background(*command, INSTALLED="1") as process:
+    tell = "python -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    script = f"{tell} >{file}.part; mv {file}.part {file}; cat"
+    rehearse = ("sh", "tests/rehearsal/rehearse.sh", "sh", "-c", script)
+    with background(*rehearse, INSTALLED="1") as process:
         while not file.exists():
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
@@ -29,7 +31,6 @@ def engine(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def image(bento, engine) -> str:  # noqa: ARG001
-    """The name of the image that is built from the Bento."""
     result = run("docker", "build", ".", "-t", "resnet_heroku", cwd=bento, **rehearsal)
     assert result.returncode == 0, result.stderr
     return "resnet_heroku"

@@ -1,7 +1,6 @@
 """A Docker Engine and a Heroku for the tests of this folder, and containers in that engine."""
 
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,23 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import PROJECT, run, wait_until_ready
+from helpers import PROJECT, run, wait_until_ready, write_script
+from rehearsal.stand_in import HEROKUS_RULES
 
 from simplestack.packing import local_server
 
 STATE = PROJECT / ".rehearse"
 BASE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
-HEROKUS_RULES = (
-    *("--user", "12345:0", "--read-only", "--tmpfs", "/tmp:rw,mode=1777"),  # noqa: S108
-    *("--memory", "512m", "--memory-swap", "512m"),
-)
 MB = 1_000_000
 rehearsal: dict[str, str] = {}
 """The environment of commands that have a Docker Engine and a Heroku around them."""
 
 
 def docker(*arguments: object) -> str:
-    """Run a Docker command in that engine; return what it printed."""
     result = run("docker", *arguments, **rehearsal)
     assert result.returncode == 0, result.stderr
     return (result.stdout + result.stderr).strip()
@@ -35,15 +30,9 @@ def docker(*arguments: object) -> str:
 @contextmanager
 def background(*command: object, **environment: str) -> Iterator[subprocess.Popen]:
     """Run a program in the background; finally close its standard input, and wait for it."""
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=PROJECT,
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    words, environment = [str(word) for word in command], os.environ | environment
+    process = subprocess.Popen(words, cwd=PROJECT, env=environment, text=True, **pipes)
     try:
         yield process
     finally:
@@ -63,7 +52,7 @@ class Container:
         return "" if running else f"{self.id} has ended:\n{docker('logs', self.id)}"
 
     def memory(self) -> tuple[int, int]:
-        """Return the limit, and what is used of it beyond what can be dropped, in bytes."""
+        """Return the limit and, without what can be dropped, the use, in bytes."""
         group = self.cgroup()
         files = ("memory.max", "memory.current", "inactive_file")
         if (group / "memory.limit_in_bytes").exists():
@@ -87,9 +76,8 @@ class Container:
 @contextmanager
 def running(*arguments: object, port: int) -> Iterator[Container]:
     """Run a container that serves on a port of this machine, until it is ready and used."""
-    container = Container(
-        docker("run", "--detach", *arguments).splitlines()[-1], f"http://127.0.0.1:{port}"
-    )
+    name = docker("run", "--detach", *arguments).splitlines()[-1]
+    container = Container(name, f"http://127.0.0.1:{port}")
     try:
         wait_until_ready(container.url, container.failure)
         yield container
@@ -101,21 +89,13 @@ def running(*arguments: object, port: int) -> Iterator[Container]:
 def dyno(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[Container]:
     """Run an image under Heroku's rules."""
     port = local_server.free_port()
-    network = ("--network", "host", "--env", f"PORT={port}")
-    with running(*HEROKUS_RULES, *network, *options, image, *command, port=port) as container:
+    rules = (*HEROKUS_RULES, "--env", f"PORT={port}")
+    with running(*rules, *options, image, *command, port=port) as container:
         yield container
 
 
 def on_the_path(folder: Path, **scripts: str) -> str:
     """Return a PATH on which these commands come before all others."""
-    folder.mkdir()
     for name, script in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
+        write_script(folder / name, script)
     return f"{folder}:{rehearsal['PATH']}"
-
-
-def environment_script(file: Path) -> str:
-    """Return a shell script that writes its environment to a file, as JSON, and waits."""
-    tell = ("python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
-    return f"{shlex.join(tell)} >{file}.part; mv {file}.part {file}; cat"

@@ -3,7 +3,7 @@
     uvicorn --app-dir tests/rehearsal --host 127.0.0.2 --port 5002 stand_in:heroku
 
 A released image starts as Heroku starts it: as a user that owns nothing, in 512 MB, read-only but
-for /tmp, on a $PORT of Heroku's choosing. What is pushed by git is built first (hooks/pre-receive).
+for /tmp, on a $PORT of Heroku's choosing. A git push is built first (hooks/pre-receive).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ HEROKUS_RULES = (
     *("--user", "23456:0", "--memory", "512m", "--memory-swap", "512m", "--network", "host"),
     *("--read-only", "--tmpfs", "/tmp:rw,mode=1777", "--cap-drop", "ALL"),  # noqa: S108
 )
-TAKEN = "taken"  # the name of an app of somebody else
+TAKEN = "taken"  # the name of another account's app
 HERE = Path(__file__).parent.absolute()
 REPOSITORIES = HERE.parent.parent / ".rehearse" / "git"
 apps: dict[str, dict[str, Any]] = {}
@@ -34,12 +34,10 @@ settings: dict[str, dict[str, str]] = {}
 
 
 def refusal(status: int, kind: str, message: str) -> JSONResponse:
-    """Return an error as the platform API words it."""
     return JSONResponse({"id": kind, "message": message}, status)
 
 
 def docker(*arguments: str, check: bool = True) -> str:
-    """Run a command of the container engine; return what it printed."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise RuntimeError(done.stderr)
@@ -49,21 +47,18 @@ def docker(*arguments: str, check: bool = True) -> str:
 def note_release(name: str) -> None:
     """Count a release: the creation of an app, and each change of its image or settings."""
     version = len(releases[name]) + 1
-    releases[name].insert(
-        0, {"id": f"{name}-v{version}", "version": version, "status": "succeeded"}
-    )
+    row = {"id": f"{name}-v{version}", "version": version, "status": "succeeded"}
+    releases[name].insert(0, row)
 
 
 async def create(request: Request) -> Response:
-    """Create an app, with an empty repository."""
     body = await request.json()
-    name = body["name"]
+    name, stack = body["name"], {"name": body.get("stack", "heroku-26")}
     if name in {*apps, TAKEN}:
         return refusal(422, "invalid_params", f"Name {name} is already taken")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    stack = {"name": body.get("stack", "heroku-26")}
     releases[name], settings[name] = [], {}
     note_release(name)
     subprocess.run(["git", "init", "--quiet", "--bare", REPOSITORIES / f"{name}.git"], check=True)
@@ -73,7 +68,7 @@ async def create(request: Request) -> Response:
         "stack": stack,
         "build_stack": stack,
         "region": {"name": "us"},
-        "owner": {"email": "somebody@example.com"},
+        "owner": {"email": "me@example.com"},
         "git_url": f"https://git.rehearsal.herokudev.com/{name}.git",
         "repo_size": None,
         "slug_size": None,
@@ -83,7 +78,6 @@ async def create(request: Request) -> Response:
 
 
 def look_up(request: Request) -> Response:
-    """Return what the CLI asks of an app."""
     name = request.path_params["name"]
     if name == TAKEN:
         return refusal(403, "forbidden", "You do not have access to the app taken.")
@@ -97,7 +91,6 @@ def look_up(request: Request) -> Response:
 
 
 async def configure(request: Request) -> Response:
-    """Change the settings of an app, for its next release."""
     name = request.path_params["name"]
     settings[name].update(await request.json())
     note_release(name)
@@ -119,14 +112,12 @@ async def release(request: Request) -> Response:
 
 
 def release_built(request: Request) -> Response:
-    """Start the image that hooks/pre-receive has built."""
     name = request.path_params["name"]
-    start(name, f"heroku-built/{name}")
+    start(name, f"heroku-built/{name}")  # by hooks/pre-receive
     return PlainTextResponse(apps[name]["web_url"])
 
 
 def start(name: str, image: str) -> None:
-    """Replace the app's container."""
     port = apps[name]["web_url"].rstrip("/").rpartition(":")[2]
     docker("rm", "--force", f"heroku-{name}", check=False)
     variables = [f"--env={key}={value}" for key, value in {**settings[name], "PORT": port}.items()]
@@ -135,13 +126,12 @@ def start(name: str, image: str) -> None:
 
 
 def log_session(request: Request) -> Response:
-    """Say where the log of an app is."""
     url = f"http://127.0.0.2:5002/logs/{request.path_params['name']}"
     return JSONResponse({"logplex_url": url}, 201)
 
 
 def log(request: Request) -> Response:
-    """Return what the app has said, and what Heroku says if it has ended, as server-sent events."""
+    """Return the app's log, and Heroku's line if it has ended, as server-sent events."""
     container = f"heroku-{request.path_params['name']}"
     lines = docker("logs", container).splitlines()
     if docker("inspect", "--format", "{{.State.Running}}", container).strip() != "true":
@@ -173,7 +163,7 @@ async def git(request: Request) -> Response:
 
 heroku = Starlette(
     routes=[
-        Route("/account", lambda _: JSONResponse({"email": "somebody@example.com"})),
+        Route("/account", lambda _: JSONResponse({"email": "me@example.com"})),
         Route("/apps", create, methods=["POST"]),
         Route("/apps/{name}", look_up),
         Route("/apps/{name}/config-vars", configure, methods=["PATCH"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import OFFLINE, PROJECT, copy_project, post, run, wait_until_ready
+from helpers import OFFLINE, PROJECT, post, run, wait_until_ready
 
 from simplestack.packing import local_server, onnx_export
 from simplestack.serving.inference import OnnxModel
@@ -20,7 +20,6 @@ from simplestack.training.dataset import Photos
 SHARED = PROJECT.parent / "shared"
 ARCHIVE = os.environ.get("DATA_URL") or str(SHARED / "hymenoptera_data.zip")
 WEIGHTS = os.environ.get("TORCH_HOME") or str(SHARED / "torch_home")
-BIN = Path(sys.executable).parent
 
 real = pytest.mark.skipif(
     not (Path(ARCHIVE).exists() or "://" in ARCHIVE) or not Path(WEIGHTS).exists(),
@@ -28,42 +27,35 @@ real = pytest.mark.skipif(
 )
 
 
+def copy_project(folder: Path) -> Path:
+    """Copy the project's files, to run things in that write beside them."""
+    files = "git ls-files -z --cached --others --exclude-standard"
+    run("sh", "-c", f"{files} | tar -c --null -T - | tar -x -C {folder}")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory) -> tuple[Path, str]:
     """The commands of the README's walk, run one after the other; the folder and the output."""
     readme = (PROJECT / "README.md").read_text()
     walk = readme[readme.index("\n## Step by step") : readme.index("\n## Your own photos")]
-    commands = [
-        c for block in re.findall(r"```sh\n(.*?)```", walk, re.DOTALL) for c in block.split("\n")
-    ]
-    folder = copy_project(tmp_path_factory.mktemp("walk"))
-    output = ""
-    for command in commands:
-        if command.startswith(("sh get_data", "python train.py", "python saveToBento.py")):
-            result = run(
-                *("sh", "-c", command),
-                cwd=folder,
-                DATA_URL=ARCHIVE,
-                TORCH_HOME=WEIGHTS,
-                BENTOML_HOME=str(folder / "bentoml"),
-                PATH=f"{BIN}:{os.environ['PATH']}",
-            )
+    scripts = r"^(?:sh get_data|python train\.py|python saveToBento\.py).*"
+    folder, output = copy_project(tmp_path_factory.mktemp("walk")), ""
+    environment = {"DATA_URL": ARCHIVE, "TORCH_HOME": WEIGHTS, "BENTOML_HOME": f"{folder}/bentoml"}
+    for block in re.findall(r"```sh\n(.*?)```", walk, re.DOTALL):
+        for command in re.findall(scripts, block, re.MULTILINE):
+            result = run("sh", "-c", command, cwd=folder, **environment)
             assert result.returncode == 0, result.stderr
             output += f"$ {command}\n{result.stdout}"
     return folder, output
 
 
 @real
-def test_walk_prints_each_next_command(walked):
-    _, output = walked
+def test_walk_prints_each_next_command_and_reaches_the_tutorials_accuracy(walked):
+    folder, output = walked
     for command in ("python train.py", "python saveToBento.py", "bentoml serve"):
         assert f"Next: {command}" in output
-
-
-@real
-def test_training_reaches_the_tutorials_accuracy(walked):
-    state = checkpoint.load(checkpoint.newest(walked[0] / "saved_models"))
-    assert state.best_accuracy >= 0.93
+    assert checkpoint.load(checkpoint.newest(folder / "saved_models")).best_accuracy >= 0.93
 
 
 @real
@@ -89,29 +81,16 @@ def test_served_answers_agree_with_pytorch(walked):
 
 def make_run(copy: Path) -> str:
     """Run all steps until the page is served, then press Ctrl-C; return what was printed."""
-    environment = {
-        **{k: v for k, v in os.environ.items() if k not in {"DATA_URL", "TORCH_HOME"}},
-        **OFFLINE,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PORT": str(local_server.free_port()),
-        "BENTOML_HOME": str(copy / "bentoml"),
-        "TORCH_HOME": str(copy / "no-weights"),
-    }
-    process = subprocess.Popen(
-        ["sh", "run.sh"],
-        cwd=copy,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    output = ""
-    while f"the page: http://localhost:{environment['PORT']}/" not in output:
+    port, output = local_server.free_port(), ""
+    homes = {"BENTOML_HOME": f"{copy}/bentoml", "TORCH_HOME": f"{copy}/no-weights"}
+    environment = {**os.environ, **OFFLINE, **homes, "DATA_URL": "", "PORT": str(port)}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    start = {"cwd": copy, "env": environment, "start_new_session": True, "text": True}
+    process = subprocess.Popen(["sh", "run.sh"], **start, **pipes)
+    while f"the page: http://localhost:{port}/" not in output:
         assert process.poll() is None, output
         output += process.stdout.readline()
-    url = f"http://127.0.0.1:{environment['PORT']}"
+    url = f"http://127.0.0.1:{port}"
     wait_until_ready(url, lambda: "" if process.poll() is None else process.stdout.read())
     assert post(url, (copy / "data-sample" / "val" / "bees" / "00.jpg").read_bytes()).ok
     os.killpg(process.pid, signal.SIGINT)
@@ -122,7 +101,7 @@ def make_run(copy: Path) -> str:
 
 def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tmp_path):
     copy = copy_project(tmp_path)
-    (copy / ".venv").symlink_to(BIN.parent)
+    (copy / ".venv").symlink_to(Path(sys.executable).parent.parent)
     output = make_run(copy)
     assert "DEMONSTRATION ONLY" in output
     assert re.search(r'val/bees/\d+\.jpg → {"label": ?"(ants|bees)"', output), output

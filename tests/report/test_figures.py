@@ -1,4 +1,4 @@
-"""The learning curves of a report, and the photos that were most wrong."""
+"""The photos of a report that were most wrong, and the heat on them."""
 
 import torch
 
@@ -15,7 +15,6 @@ def test_wrong_and_unsure_photos_are_shown_the_worst_first(photos):
     val, model = Photos(photos, names, CLASSES, whole=False), Classifier(2).eval()
 
     def captions(*ants):
-        """Return the captions, given the probability of ants for each photo."""
         probabilities = torch.tensor([[p, 1 - p] for p in ants])
         return [f.caption for f in figures.worst_photos(model, CLASSES, val, probabilities)]
 

@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint: history, metrics and the page."""
+"""The files beside a checkpoint: history, metrics and the page."""
 
 import csv
 import html
@@ -9,18 +9,22 @@ import shutil
 
 import pytest
 import torch
-from helpers import ODD_NAME, odd_names, split_folder, write_pictures
-from trainings import (
-    interrupted_in,
-    report_of_1000_classes,
-    report_with_mistakes,
-    run_training,
-    same_weights,
-    train_in_process,
+from helpers import (
+    COLOURS,
+    ODD_NAME,
+    check_contrast,
+    check_fits_a_phone,
+    odd_names,
+    split_folder,
+    write_pictures,
 )
+from PIL import Image
+from playwright.sync_api import expect
+from trainings import interrupted_in, run_training, same_weights, train_in_process
 
 from simplestack.report import label_check, report
-from simplestack.training import checkpoint, dataset
+from simplestack.training import checkpoint, dataset, model
+from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -37,7 +41,34 @@ def clean(photos, small, tmp_path_factory):  # noqa: ARG001
 @pytest.fixture(scope="module")
 def report_path(small, tmp_path_factory):  # noqa: ARG001
     """The page about a training with a photo that it gets wrong, and files that it skips."""
-    return report_with_mistakes(tmp_path_factory.mktemp("report"))
+    photos = split_folder(tmp_path_factory.mktemp("report") / "photos <b>")
+    Image.new("RGB", (300, 300), COLOURS["bees"]).save(photos / "val" / "ants" / "wrong.png")
+    (photos / "train" / "bees" / "broken.jpg").write_text("no photo")
+    (photos / "val" / "bees" / "notes.txt").write_text("buy honey")
+    path = photos.with_name("a.ckpt")
+    train_in_process(path, "--data-dir", photos, "--epochs", 1, "--seed", 3)
+    return path.with_suffix("") / "report.html"
+
+
+@pytest.fixture(scope="module")
+def large_report(small, tmp_path_factory):  # noqa: ARG001
+    """The page about 1,000 classes with long names, two photos of each, all skipped."""
+    folder = tmp_path_factory.mktemp("large")
+    classes = [f"a class with a rather long name {i}" for i in range(1000)]
+    names = [f"val/{name}/{i}.png" for name in classes for i in range(2)]
+    arguments = {"recipe": "lp-ft", "from_scratch": False, "data_dir": str(folder)}
+    row = {"loss": 1.0, "accuracy": 1.0, "val_accuracy": 1.0, "seconds": 9.0}
+    history = [{**row, "epoch": i, "val_loss": float(i)} for i in (1, 2)]
+    recorded = {"train": [name.replace("val", "train") for name in names], "val": names}
+    logits = 99 * torch.eye(1000).repeat_interleave(2, 0)
+    logits[14] = torch.eye(1000)[3]  # one of class 7
+    write_pictures(folder / "val", 1, (classes[7],))
+    state = Checkpoint(classes, recorded, arguments, "", {}, history=history, val_logits=logits)
+    state.best = model.Classifier(1000).state_dict()
+    state.skipped = [f"{name}: damaged" for name in names]
+    checkpoint.save(folder / "a.ckpt", state)
+    report.write(folder / "a.ckpt")
+    return folder / "a" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +86,6 @@ def test_history_metrics_and_arguments_lie_beside_the_page(clean):
     assert measured["confusion"] == [[2, 0], [0, 2]]
     assert set(measured["classes"]) == {"ants", "bees"}
     assert json.loads((clean / "args.json").read_text()) == state.arguments
-
-
-def test_the_page_needs_nothing_beside_it_and_escapes_names(page):
-    assert set(re.findall(r'(?:src|href)="(.{10})', page)) == {"data:image"}
-    for forbidden in ("<script", "url(", "<b>"):
-        assert forbidden not in page
 
 
 @odd_names
@@ -84,7 +109,7 @@ def test_a_name_cannot_control_a_terminal(tmp_path, capsys):
     assert all("\x1b[31m" not in text for text in (*texts, trained.err, evaluated.err))
 
 
-def test_the_page_tells_of_the_run_and_its_photos(page):
+def test_the_page_tells_of_the_run_and_its_photos_and_needs_no_other_file(page):
     for pattern in (
         "<title>Ants or bees\\?</title>",
         r"<h1>Ants or bees\?</h1>\n<p class=quiet>\d{4}-\d\d-\d\d · a.ckpt</p>",
@@ -96,10 +121,16 @@ def test_the_page_tells_of_the_run_and_its_photos(page):
         r"<th>device<td>\d+ CPU threads",
         f"<th>torch<td>{re.escape(torch.__version__)}",
         "val/ants/wrong.png: ants, taken for bees",
+        "<details><summary>2 files, with their reasons</summary>",
+        "<li>.*train/bees/broken.jpg: This is not an image that can be read",
+        "<li>.*val/bees/notes.txt: not named like a photo\n",
     ):
         assert re.search(pattern, page), pattern
+    assert page.count("<li>") == 2
     assert page.count("<svg") == 2
-    assert "Calibration error" not in page  # of few photos
+    assert set(re.findall(r'(?:src|href)="(.{10})', page)) == {"data:image"}  # all is in the page
+    for forbidden in ("<script", "url(", "<b>", "Calibration error"):  # which few photos don't have
+        assert forbidden not in page
 
 
 def test_the_command_on_the_page_repeats_the_run(report_path, page, tmp_path):
@@ -112,18 +143,11 @@ def test_the_command_on_the_page_repeats_the_run(report_path, page, tmp_path):
 
 def test_the_linear_probe_is_no_epoch(tmp_path, clean):
     state = checkpoint.load(clean.with_suffix(".ckpt"))
-    state.history[1] |= {"val_accuracy": 0.5}
+    state.history[1]["val_accuracy"] = 0.5
     checkpoint.save(tmp_path / "a.ckpt", state)
     report.write(tmp_path / "a.ckpt")
     page = (tmp_path / "a" / "report.html").read_text()
     assert "The weights are those of the linear probe (before epoch 1), chosen as the best" in page
-
-
-def test_what_was_skipped_is_listed(page):
-    assert "<details><summary>2 files, with their reasons</summary>" in page
-    broken, notes = [html.unescape(line) for line in re.findall("<li>(.+)", page)]
-    assert "train/bees/broken.jpg: This is not an image that can be read" in broken
-    assert notes.endswith("val/bees/notes.txt: not named like a photo")
 
 
 def test_a_long_list_of_skipped_files_is_on_the_page_also_of_a_resumed_run(tmp_path, capsys):
@@ -132,7 +156,9 @@ def test_a_long_list_of_skipped_files_is_on_the_page_also_of_a_resumed_run(tmp_p
         (photos / "train" / "ants" / f"broken{i}.jpg").write_text("no photo")
     (photos / "val" / "ants" / "two\nlines.txt").write_text("")
     state = train_in_process(tmp_path / "a.ckpt", "--data-dir", photos, "--freeze")
-    assert capsys.readouterr().err.count("broken") == dataset.EXAMPLES
+    warned = capsys.readouterr().err
+    assert "31 files skipped" in warned
+    assert warned.count("broken") == dataset.EXAMPLES
     run_training("-c", tmp_path / "a.ckpt", "--epochs", 1, "--device", "cpu")
     resumed = checkpoint.load(tmp_path / "a.ckpt")
     assert resumed.skipped == state.skipped  # it didn't open them again
@@ -140,7 +166,6 @@ def test_a_long_list_of_skipped_files_is_on_the_page_also_of_a_resumed_run(tmp_p
 
 
 def section(page, heading):
-    """Return what stands below a heading."""
     return page.partition(f"<h2>{heading}</h2>")[2].partition("<h2>")[0]
 
 
@@ -171,9 +196,8 @@ def test_a_resumed_run_has_the_report_of_one_that_never_stopped(tmp_path, report
     path = tmp_path / "a.ckpt"
 
     def told():
-        """Return all that the page says, but for when and how long it took."""
         page = (tmp_path / "a" / "report.html").read_text()
-        return re.sub(r"\d{4}-\d\d-\d\d ·|\d:\d\d:\d\d", "", page)
+        return re.sub(r"\d{4}-\d\d-\d\d ·|\d:\d\d:\d\d", "", page)  # date and duration
 
     train_in_process(path, *arguments)
     straight = told()
@@ -204,8 +228,21 @@ def test_other_photos_are_reported_into_a_folder_of_their_own(report_path, tmp_p
     assert metrics["classes"]["ants"]["recall"] is None
 
 
-def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions(tmp_path):
-    page, label = report_of_1000_classes(tmp_path).read_text(), "a class with a rather long name"
+@pytest.mark.parametrize(
+    ("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 29)")]
+)
+@pytest.mark.parametrize("name", ["report_path", "large_report"])
+def test_the_page_fits_a_phone_and_its_text_stands_out(request, browser, name, scheme, ground):
+    with browser.new_page(color_scheme=scheme) as page:
+        page.goto(request.getfixturevalue(name).as_uri())
+        page.locator("summary").click()
+        expect(page.locator("body")).to_have_css("background-color", ground)
+        check_fits_a_phone(page)
+        check_contrast(page)
+
+
+def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions(large_report):
+    page, label = large_report.read_text(), "a class with a rather long name"
     assert len(page) < 2_000_000
     assert f"<tr><th>{label} 7<th>{label} 3<td>1" in page
     assert "<p>And 1000 more.</p>" in page

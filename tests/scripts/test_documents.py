@@ -1,4 +1,4 @@
-"""What the documents, `make help` and the Kubernetes manifest say is true."""
+"""The documents, `make help` and the Kubernetes manifest are true."""
 
 import functools
 import importlib

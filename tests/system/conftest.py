@@ -1,5 +1,6 @@
 """The two servers that tests share, each with the small Bento and default settings."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,18 +22,13 @@ def bentoml_url(bento: Path, tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _gunicorn(bento: Path) -> Iterator[tuple]:
-    with gunicorn(bento) as served:
-        yield served
+def gunicorn_process(bento: Path) -> Iterator[subprocess.Popen]:
+    """gunicorn with one worker, as the container starts it."""
+    with gunicorn(bento) as (url, process):
+        process.url = url
+        yield process
 
 
 @pytest.fixture(scope="session")
-def gunicorn_url(_gunicorn) -> str:
-    """The URL of gunicorn with one worker, as the container starts it."""
-    return _gunicorn[0]
-
-
-@pytest.fixture(scope="session")
-def gunicorn_process(_gunicorn):
-    """The process of that gunicorn; its log is the file `log`."""
-    return _gunicorn[1]
+def gunicorn_url(gunicorn_process: subprocess.Popen) -> str:
+    return gunicorn_process.url

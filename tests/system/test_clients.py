@@ -1,4 +1,4 @@
-"""Clients that people have, as they come: they get the answers of /predict."""
+"""Clients of others get the answers of /predict."""
 
 import json
 import sys

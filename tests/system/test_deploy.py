@@ -1,4 +1,4 @@
-"""deploy.sh, against commands that say what Heroku's and Docker's would."""
+"""deploy.sh, with scripts in place of Heroku's and Docker's commands."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import PROJECT, error_line, run
+from helpers import PROJECT, error_line, run, write_script
 
 SHELL = "sh cat dirname find grep sed sort tail touch"
 GIT = "push --force https://git.heroku.com/my-app.git"
@@ -28,7 +28,10 @@ CREATE = "heroku create my-app --stack container --no-remote"
 
 @pytest.fixture
 def deploy(bento, pictures, tmp_path):
-    """Run a copy of deploy.sh with a shell's commands and those given, which note their `calls`."""
+    """Run a copy of deploy.sh with a shell's commands and the given ones, which note their calls.
+
+    The result has the commands that were `printed`, and the `calls` that do more than look.
+    """
     (tmp_path / "photo.jpg").symlink_to(next((pictures / "val").rglob("*.jpg")))
     shutil.copy(PROJECT / "deploy.sh", tmp_path)
     for name in SHELL.split():
@@ -41,30 +44,21 @@ def deploy(bento, pictures, tmp_path):
             (tmp_path / name).unlink(missing_ok=True)
         for name, script in {"python": f"echo {bento}", "uname": "echo x86_64", **scripts}.items():
             note = 'echo "${0##*/} $*" >>"${0%/*}/calls"'
-            (tmp_path / name).write_text(f"#!/bin/sh\n{note}\n{script}\n")
-            (tmp_path / name).chmod(0o755)
+            write_script(tmp_path / name, f"{note}\n{script}")
         settings = {"PHOTO": "photo.jpg", "PATH": str(tmp_path), "READY_WITHIN": "1"}
         settings |= {"API_TOKEN": "", **(environment or {})}
-        return run("sh", tmp_path / "deploy.sh", *arguments, stdin=stdin, **settings)
+        result = run("sh", tmp_path / "deploy.sh", *arguments, stdin=stdin, **settings)
+        lines = result.stdout.replace("\\\n ", "").splitlines()
+        result.printed = [line[2:].strip() for line in lines if line.startswith("$ ")]
+        looks = ("python ", "uname ", "docker info", "docker buildx version")
+        calls = (tmp_path / "calls").read_text().splitlines()
+        result.calls = [call for call in calls if not call.startswith(looks)]
+        return result
 
     return start
 
 
-@pytest.fixture
-def calls(tmp_path):
-    """What was called by the last run, without what only looks."""
-    looks = ("python ", "uname ", "docker info", "docker buildx version")
-    file = tmp_path / "calls"
-    return lambda: [x for x in file.read_text().splitlines() if not x.startswith(looks)]
-
-
-def printed(result):
-    """The commands that were printed before they ran."""
-    text = result.stdout.replace("\\\n ", "")
-    return [line[2:].strip() for line in text.splitlines() if line.startswith("$ ")]
-
-
-def test_a_deployment_prints_what_it_does_and_how_to_go_on(deploy, bento, calls):
+def test_a_deployment_prints_its_commands_and_how_to_go_on(deploy, bento):
     result = deploy("my-app", "--yes", **READY)
     assert result.returncode == 0, result.stderr
     url = "http://127.0.0.1:9/"
@@ -80,10 +74,10 @@ def test_a_deployment_prints_what_it_does_and_how_to_go_on(deploy, bento, calls)
         f"curl --silent --show-error --fail-with-body -X POST {url}predict"
         " -H 'Content-Type: image/*' --data-binary @photo.jpg",
     ]
-    shown = [line.replace(f"(cd {bento} && ", "").rstrip(")") for line in printed(result)]
+    shown = [line.replace(f"(cd {bento} && ", "").rstrip(")") for line in result.printed]
     assert [" ".join(line.split()) for line in shown] == commands
     called = [command.replace("'", "") for command in commands]
-    assert calls() == [*called[:4], commands[2], *called[4:]]  # looked up again once created
+    assert result.calls == [*called[:4], commands[2], *called[4:]]  # looked up again once created
     assert "my-app will be created" in result.stdout
     destroy = "heroku ps:scale web=0 --app my-app, or, for good, heroku apps:destroy --app my-app"
     log = "heroku logs --tail --app my-app"
@@ -91,21 +85,21 @@ def test_a_deployment_prints_what_it_does_and_how_to_go_on(deploy, bento, calls)
     assert result.stdout.endswith(f'{{"label": "bees"}}\n\n{end}')
 
 
-def test_an_app_that_exists_is_released_unasked_with_its_token(deploy, calls):
+def test_an_app_that_exists_is_released_unasked_with_its_token(deploy):
     secret = {"API_TOKEN": "secret"}
     heroku = "[ $1 != apps:info ] || echo stack=container"
     result = deploy("my-app", environment=secret, **{**READY, "heroku": heroku})
     assert result.returncode == 0, result.stderr
     assert "my-app exists: this release replaces what it runs" in result.stdout
-    assert not [call for call in calls() if call.startswith("heroku create")]
-    assert calls()[-1].endswith("-H Authorization: Bearer secret")
+    assert not [call for call in result.calls if call.startswith("heroku create")]
+    assert result.calls[-1].endswith("-H Authorization: Bearer secret")
     assert "secret" not in result.stdout + result.stderr
-    assert 'Bearer $API_TOKEN"' in printed(result)[-1]
+    assert 'Bearer $API_TOKEN"' in result.printed[-1]
     assert "address:     https://my-app.herokuapp.com/\n" in result.stdout
-    assert "https://my-app.herokuapp.com/predict" in calls()[-1]
+    assert "https://my-app.herokuapp.com/predict" in result.calls[-1]
 
 
-def test_a_dry_run_prints_the_commands_in_the_documentation(deploy, bento, calls):
+def test_a_dry_run_prints_the_commands_in_the_documentation(deploy, bento):
     documentation = (PROJECT / "docs" / "deployment.md").read_text()
 
     def block(lines):
@@ -116,7 +110,7 @@ def test_a_dry_run_prints_the_commands_in_the_documentation(deploy, bento, calls
         result = deploy(*arguments, **TOOLS)
         assert (result.returncode, result.stderr) == (0, "")
         assert block(result.stdout.split("\n")) in documentation
-        assert calls() == []
+        assert result.calls == []
     for docker in (CONTAINERD_STORE, NEITHER):
         lines = deploy("my-app", "--dry-run", **{**TOOLS, "docker": docker}).stdout.split("\n")
         push = [line for line in lines if not line.startswith(("heroku ", "url=", "curl "))]
@@ -181,7 +175,7 @@ def test_the_photo_is_the_last_one_for_validation_unless_named(deploy, tmp_path)
         assert f"@{folder}/val/{names[-1]}\n" in shown
 
 
-def test_help_is_asked_for_and_a_bad_name_says_how(deploy):
+def test_help_and_bad_names_show_the_usage(deploy):
     for arguments in (("--help",), ("my-app", "--help"), ("-h", "my-app")):
         result = deploy(*arguments)
         assert (result.returncode, result.stdout[:23]) == (0, "usage: sh deploy.sh APP")
@@ -191,7 +185,7 @@ def test_help_is_asked_for_and_a_bad_name_says_how(deploy):
         assert "sh deploy.sh APP" in error_line(deploy(*arguments))
 
 
-def test_what_is_missing_is_named_before_anything_is_done(deploy, calls, tmp_path):
+def test_missing_tools_are_named_before_any_call(deploy, tmp_path):
     no_engine = {**TOOLS, "docker": "exit 1"}
     for tools, message in (
         ({"curl": "", "docker": ""}, "heroku is missing"),
@@ -199,20 +193,20 @@ def test_what_is_missing_is_named_before_anything_is_done(deploy, calls, tmp_pat
         ({"heroku": "", "curl": ""}, "git is missing: git-scm.com (or docker with buildx"),
         (no_engine, "start Docker"),
     ):
-        assert message in error_line(deploy("my-app", **tools))
-        assert calls() == []
+        result = deploy("my-app", **tools)
+        assert (message in error_line(result), result.calls) == (True, [])
     assert deploy("my-app", "--dry-run", **no_engine).returncode == 0
     (tmp_path / "python").unlink()
     script = tmp_path / "deploy.sh"
     assert "python is missing: make run" in error_line(run("sh", script, "a", PATH=str(tmp_path)))
 
 
-def test_an_app_is_created_only_if_that_is_allowed(deploy, calls):
+def test_an_app_is_created_only_with_consent(deploy):
     result = deploy("my-app", **TOOLS)
     assert "sh deploy.sh my-app --yes" in error_line(result)
     assert "$7 a month" in result.stdout
     assert "$ heroku create" not in result.stdout
-    assert calls()[-1] == "heroku apps:info --shell --app my-app"
+    assert result.calls[-1] == "heroku apps:info --shell --app my-app"
     for answer, created in (("y", True), ("Yes", True), ("n", False), ("", False)):
         terminal, stdin = os.openpty()
         os.write(terminal, f"{answer}\n".encode())
@@ -220,11 +214,11 @@ def test_an_app_is_created_only_if_that_is_allowed(deploy, calls):
         os.close(terminal)
         os.close(stdin)
         assert "Go on? [y/N]" in result.stdout
-        assert (CREATE in printed(result), CREATE in calls()) == (created, created)
+        assert (CREATE in result.printed, CREATE in result.calls) == (created, created)
         assert created or "nothing was created" in error_line(result)
 
 
-def test_a_step_that_fails_is_explained_and_is_the_last(deploy, calls):
+def test_a_step_that_fails_is_explained_and_is_the_last(deploy):
     for step, script, message in (
         ("auth:whoami", "exit 1", "you are not logged in: heroku login"),
         ("container:login", "exit 1", "Heroku's registry rejects your login: heroku login"),
@@ -238,11 +232,11 @@ def test_a_step_that_fails_is_explained_and_is_the_last(deploy, calls):
         result = deploy("my-app", "--yes", **{**READY, "heroku": heroku})
         assert message in error_line(result)
         last = "apps:info" if "can't be read" in message else step
-        assert calls()[-1].split()[:2] == ["heroku", last]
+        assert result.calls[-1].split()[:2] == ["heroku", last]
     result = deploy("my-app", "--yes", **{**READY, "curl": "case $* in *predict*) exit 22 ;; esac"})
     assert "if the app has a token, API_TOKEN=... sh deploy.sh my-app" in error_line(result)
     assert "address:" not in result.stdout
     result = deploy("my-app", "--yes", log="Error R10 (Boot timeout)\n", **TOOLS)  # is never ready
     assert "it isn't ready: see its log above" in error_line(result)
     assert "Error R10 (Boot timeout)" in result.stdout
-    assert calls()[-1] == printed(result)[-1] == "heroku logs --num 20 --app my-app"
+    assert result.calls[-1] == result.printed[-1] == "heroku logs --num 20 --app my-app"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pip
 import pytest
-from helpers import PROJECT, error_line, run, wait_until
+from helpers import PROJECT, error_line, run, wait_until, write_script
 
 SCRIPT = PROJECT / "install.sh"
 CPU_INDEX = re.search(r"index=(https\S+)", SCRIPT.read_text())[1]
@@ -31,12 +31,6 @@ def write_index(folder, version):
             for file, text in (("METADATA", metadata), about, ("RECORD", "")):
                 archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return folder.as_uri()
-
-
-def write_script(file, script):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def test_pip_takes_torch_from_the_index_that_is_named_or_else_from_the_usual_one
         assert ("note: can't get them from there" in result.stderr) == (index != cpu)
 
 
-def test_what_pip_is_asked_for_depends_on_the_machine_and_the_file(project):
+def test_pips_arguments_depend_on_the_machine_and_the_file(project):
     write_script(project / "v" / "bin" / "python", 'echo "$@" >>calls')
     (project / "dev.txt").write_text("pytest==9.0\n")
     named, all_ = {"TORCH_INDEX": "https://named/"}, f"{PIP} -r requirements.txt"

@@ -1,23 +1,20 @@
-"""run.sh: which steps it takes, in which order and with which options; they only say so here."""
+"""run.sh: its steps, their order and options; here, they only write to a log."""
 
 import shutil
 
 import pytest
-from helpers import PROJECT, run
+from helpers import PROJECT, run, write_script
 
-STEP = """#!/bin/sh
-echo "${0##*/} $*" >>"$LOG"
+STEP = """echo "${0##*/} $*" >>"$LOG"
 case "$*" in *" tag "*) echo name:version ;; esac
-case "${0##*/} $*" in $FAILS) exit "$CODE" ;; esac
-"""
+case "${0##*/} $*" in $FAILS) exit "$CODE" ;; esac"""
 
 
 @pytest.fixture
 def make_run(tmp_path):
     shutil.copy(PROJECT / "run.sh", tmp_path)
     for name in ("get_data.sh", "python", "bentoml"):
-        (tmp_path / name).write_text(STEP)
-        (tmp_path / name).chmod(0o755)
+        write_script(tmp_path / name, STEP)
 
     def make_run(fails="nothing", code=0, **environment):
         (tmp_path / "log").unlink(missing_ok=True)
@@ -62,7 +59,7 @@ def test_folders_of_the_same_name_have_checkpoints_of_their_own(make_run, tmp_pa
 @pytest.mark.parametrize(
     ("fails", "missing"), [("get_data.sh ", "photos"), ("*fetch-weights", "ImageNet weights")]
 )
-def test_drawn_pictures_take_the_place_of_what_cannot_be_reached(make_run, fails, missing):
+def test_drawn_pictures_replace_photos_or_weights_that_cannot_be_reached(make_run, fails, missing):
     result, steps = make_run(fails, 69)
     assert result.returncode == 0, result.stderr
     assert f"DEMONSTRATION ONLY: can't get the {missing} (see above)." in result.stdout

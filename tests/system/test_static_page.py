@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import PROJECT, code_block, encode, python, run, watched_page
+from helpers import PROJECT, check_fits_a_phone, code_block, encode, python, run, watched_page
 from PIL import Image, ImageCms
 from playwright.sync_api import expect
 from serving.conftest import in_process
@@ -53,7 +53,7 @@ def page_url(public):
 
 @pytest.fixture(scope="module")
 def page(browser, page_url):
-    """The page with its network loaded; whatever it logs or loads from elsewhere is an error."""
+    """The page with its network loaded; messages and requests to elsewhere fail the test."""
     with watched_page(browser, page_url) as page:
         page.goto(page_url)
         expect(page.locator(TOLD)).to_have_text("", timeout=30_000)
@@ -78,12 +78,11 @@ def test_page_uploads_nothing_answers_without_a_network_and_fits_a_phone(page, p
     page.get_by_role("button", name="Example 2").click()
     expect(page.locator(".card h2")).to_have_count(1, timeout=20_000)
     page.context.set_offline(True)
-    page.set_viewport_size({"width": 390, "height": 844})
     page.locator("#maps").check()
     page.set_input_files("#file", photo)
     expect(page.locator(".card h2")).to_have_text([re.compile("^(ants|bees)$")] * 2, timeout=20_000)
     expect(page.locator(".card canvas").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    check_fits_a_phone(page)
     page.context.set_offline(False)
 
 
@@ -113,7 +112,7 @@ SIZES += [(1, 9000), (1700, 1100), (2600, 1900)]
 
 
 def pictures_of_all_kinds():
-    """Yield what each picture is, and its file."""
+    """Yield the kind of each picture, and its file."""
     usual = drawing()
     for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP"):
         yield kind, encode(usual, kind)
@@ -134,34 +133,22 @@ def pictures_of_all_kinds():
         yield size, encode(drawing(*size), "PNG", compress_level=1)
 
 
-def test_pixels_are_those_of_the_service(page):
+def test_pixels_are_those_of_the_service_and_of_a_large_jpeg_nearly_so(page):
     for name, data in pictures_of_all_kinds():
         np.testing.assert_array_equal(read(page, data), images.read(data), err_msg=str(name))
-
-
-def test_a_large_jpeg_is_nearly_the_same(page):
-    """Python's decoder reduces it, before its pixels are averaged."""
-    data = encode(drawing(4032, 3024), "JPEG")
+    data = encode(drawing(4032, 3024), "JPEG")  # Python's decoder reduces it before the resizing
     difference = np.abs(read(page, data) - images.read(data).astype(int))
     assert difference.mean() < 0.5
     assert difference.max() < 8
 
 
-# What can't be answered
-
-
-def cut_off_files():
-    """Yield cut off files, also a JPEG with a whole small one before its own pixels."""
-    whole = {kind: encode(drawing(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP")}
-    yield from (data[:9000] for data in whole.values())
-    small = b"Exif\0\0" + encode(drawing(64, 64), "JPEG")
-    segment = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
-    yield whole["JPEG"][:2] + segment + whole["JPEG"][2:-9000]
-
-
 def test_bad_input_gets_a_sentence(page):
+    whole = [encode(drawing(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP")]
+    small = b"Exif\0\0" + encode(drawing(64, 64), "JPEG")  # before the pixels of the large one
+    segment = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
+    with_small = whole[0][:2] + segment + whole[0][2:-9000]
     large = encode(Image.new("1", (10_000, 10_000)), "PNG")
-    for data in (*cut_off_files(), large):
+    for data in (*(data[:9000] for data in whole), with_small, large):
         with pytest.raises(StackError) as refused:
             images.read(data)
         assert (data[:9], answer(page, data)["error"]) == (data[:9], str(refused.value))
@@ -178,24 +165,22 @@ def test_a_file_that_is_damaged_is_not_run_and_one_that_is_missing_is_tried_agai
     with bench_page.served(tampered) as url:
         for name in ("model.onnx", "onnxruntime.wasm"):
             whole = (tampered / name).read_bytes()
-            middle = len(whole) // 2
-            changed = bytes([whole[middle] ^ 1])
-            (tampered / name).write_bytes(whole[:middle] + changed + whole[middle + 1 :])
-            page = browser.new_page()  # in a context of its own, without a cache
-            page.goto(url)
+            changed = bytearray(whole)
+            changed[len(whole) // 2] ^= 1
+            (tampered / name).write_bytes(changed)
             said = f"The file {name} can't be loaded, or isn't the one that belongs to this page:"
             said += " check the connection, and load the page again."
-            expect(page.locator(TOLD)).to_have_text(said, timeout=30_000)
-            page.close()
+            with browser.new_page() as page:  # in a context of its own, without a cache
+                page.goto(url)
+                expect(page.locator(TOLD)).to_have_text(said, timeout=30_000)
             (tampered / name).write_bytes(whole)
         (tampered / "rules.json").rename(tampered / "moved")
-        page = browser.new_page()
-        page.goto(url)
-        expect(page.locator(TOLD)).to_contain_text("The file rules.json can't be loaded:")
-        (tampered / "moved").rename(tampered / "rules.json")
-        page.set_input_files("#file", photo)
-        expect(page.locator(".card h2")).to_have_count(1, timeout=30_000)
-        page.close()
+        with browser.new_page() as page:
+            page.goto(url)
+            expect(page.locator(TOLD)).to_contain_text("The file rules.json can't be loaded:")
+            (tampered / "moved").rename(tampered / "rules.json")
+            page.set_input_files("#file", photo)
+            expect(page.locator(".card h2")).to_have_count(1, timeout=30_000)
 
 
 NO_SIMD = "This browser has no WebAssembly with SIMD, which the network needs: use a newer one."
@@ -218,12 +203,11 @@ def test_javascript_of_the_documentation_answers_as_the_service(
 ):
     site = shutil.copytree(public, tmp_path / "site")
     (site / "mine.html").write_text(code_block("html", "classify"))
-    with bench_page.served(site) as url, in_process(bento) as service:
-        page = browser.new_page()
+    served = bench_page.served(site)
+    with served as url, in_process(bento) as service, browser.new_page() as page:
         page.goto(f"{url}mine.html")
         page.set_input_files("#file", photo)
         expect(page.locator("#answer")).to_contain_text("label", timeout=30_000)
         said = json.loads(page.locator("#answer").inner_text())
-        page.close()
         expected = service.post("/predict", content=photo.read_bytes()).json()
     assert said["probabilities"] == pytest.approx(expected["probabilities"], abs=0.02)

@@ -1,6 +1,5 @@
 """Two workers that share a port."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -34,9 +33,8 @@ def test_metrics_of_all_workers_add_up(server, photo):
 
 
 def test_a_killed_worker_is_replaced_and_only_what_it_had_in_flight_is_lost(server, photo):
-    (url, process), clients = server, 8
+    (url, process), clients, asked = server, 8, 0
     started = process.log.read_text().count(STARTED)
-    asked = 0
 
     def kill_one():
         wait_until(lambda: asked > 10 * clients)
@@ -47,12 +45,12 @@ def test_a_killed_worker_is_replaced_and_only_what_it_had_in_flight_is_lost(serv
     def done():
         nonlocal asked
         asked += 1
-        return not killer.is_alive()
+        return killed.done()
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    outcomes = load(url, photo.read_bytes(), clients, done)
-    killer.join()
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill_one)
+        outcomes = load(url, photo.read_bytes(), clients, done)
+    killed.result()
     assert process.log.read_text().count(STARTED) == started + 1
     lost = sum(outcomes.values()) - outcomes["200"]
     assert 0 < lost <= clients, outcomes

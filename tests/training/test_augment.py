@@ -13,11 +13,13 @@ def drawn(seed=0, epoch=1, count=1000, smallest=0.25):
     return augment.random_crops(torch.full((count,), 4 / 3), smallest, generator)
 
 
-def test_crops_lie_within_the_photo():
-    x, y, width, height, _ = drawn().unbind(1)
+def test_crops_lie_within_the_photo_and_half_of_them_are_flipped():
+    x, y, width, height, flip = drawn().unbind(1)
     for centre, side in ((x, width), (y, height)):
         assert (centre - side / 2).min() >= -1e-6
         assert (centre + side / 2).max() <= 1 + 1e-6
+    assert set(flip.tolist()) == {-1, 1}
+    assert flip.mean() == pytest.approx(0, abs=0.1)
 
 
 def test_crops_are_distributed_as_torchvisions():
@@ -31,18 +33,13 @@ def test_crops_are_distributed_as_torchvisions():
         assert torch.allclose(statistic(ours, 0), statistic(theirs, 0), atol=0.02)
 
 
-def test_half_of_the_crops_are_flipped():
-    assert set(drawn()[:, 4].tolist()) == {-1, 1}
-    assert drawn()[:, 4].mean() == pytest.approx(0, abs=0.1)
-
-
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 1), (0, 2), (-(10**30), 1)])
 def test_another_seed_or_epoch_has_other_crops(seed, epoch):
     assert torch.equal(drawn(), drawn())
     assert not torch.equal(drawn(), drawn(seed, epoch))
 
 
-def test_a_crop_is_what_torchvision_makes_of_it():
+def test_a_crop_has_nearly_torchvisions_pixels():
     photo = torch.rand(1, 3, 320, 320).mul(255).to(torch.uint8)
     photo = functional.gaussian_blur(photo, [31, 31])
     box = torch.tensor([[0.5, 0.4, 0.6, 0.5, -1]])
@@ -52,7 +49,7 @@ def test_a_crop_is_what_torchvision_makes_of_it():
     assert (ours - theirs).abs().max() < 1
 
 
-def test_the_middle_is_what_is_served():
+def test_center_crops_are_those_that_are_served():
     wide, tall = augment.center_crops(torch.tensor([2.0, 0.5]))
     assert wide.tolist() == [0.5, 0.5, 0.4375, 0.875, 1]
     assert tall.tolist() == [0.5, 0.5, 0.875, 0.4375, 1]

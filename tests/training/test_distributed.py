@@ -1,19 +1,11 @@
-"""The device, its precision, and the share of one process. Several processes are in system."""
+"""The precision of a device, and the share of one process."""
 
 import pytest
 import torch
 
-from simplestack.serving.errors import StackError
-from simplestack.training import distributed
 from simplestack.training.distributed import World
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "quantum"])
-def test_missing_device_is_one_clear_line(device):
-    with pytest.raises(StackError, match=f"--device {device}: PyTorch finds no such device"):
-        distributed.choose_device(device)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +24,9 @@ def test_a_cpu_computes_in_bfloat16_if_it_can_and_the_recipe_says_so(
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_each_process_takes_its_part_of_the_memory(monkeypatch):
+def test_each_process_takes_its_part_of_the_memory_and_of_the_items(monkeypatch):
     assert World(CPU).memory(2e9) == 2e9
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert World(CPU, 0, 4).memory(2e9) == 5e8
-
-
-def test_the_processes_share_the_items():
     shares = [World(CPU, rank, 3).share(torch.arange(8)).tolist() for rank in range(3)]
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]

@@ -57,7 +57,7 @@ def test_precision_and_recall_of_each_class():
     }
 
 
-def test_what_cannot_be_measured_has_no_score_and_counts_in_no_average():
+def test_a_class_without_photos_or_predictions_has_no_score_and_counts_in_no_average():
     probabilities = torch.tensor([[0.9, 0.1, 0], [0.2, 0.8, 0]])
     measured = metrics.compute_metrics(probabilities, torch.tensor([0, 0]), ["a", "b", "c"])
     assert measured["classes"]["b"] == row(0, None, 0, 0)
@@ -83,7 +83,7 @@ def test_a_share_or_accuracy_of_few_photos_is_a_count_with_its_interval():
 
 
 def lines(labels, classes, predicted=None):
-    """Return the text about predictions that are sure, and correct unless others are given."""
+    """Return the text about sure predictions, which are correct by default."""
     answers = torch.tensor(predicted or labels)
     probabilities = torch.nn.functional.one_hot(answers, len(classes)).float()
     measured = metrics.compute_metrics(probabilities, torch.tensor(labels), classes)
@@ -109,10 +109,8 @@ def test_the_calibration_of_few_photos_is_not_told(photos, there):
     ("labels", "predicted", "f1"), [(20, 20, "1.000"), (20, 19, "–"), (19, 20, "–")]
 )
 def test_the_f1_score_of_a_class_needs_20_photos_and_predictions(labels, predicted, f1):
-    parts = ([0] * count + [1] * (21 - count) for count in (labels, predicted))
-    (ants,) = (
-        line for line in lines(next(parts), ["ants", "bees"], next(parts)) if line[:4] == "ants"
-    )
+    truth, answers = ([0] * count + [1] * (21 - count) for count in (labels, predicted))
+    (ants,) = (x for x in lines(truth, ["ants", "bees"], answers) if x.startswith("ants"))
     assert ants.split("f1-score ")[1].split()[0] == f1
 
 

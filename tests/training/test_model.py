@@ -1,10 +1,11 @@
-"""The network: what it computes, and that the explanation is the prediction."""
+"""The network: normalisation, explanation, linear probe, frozen stages and weights."""
 
 import math
 import urllib.request
 
 import pytest
 import torch
+from torchvision.transforms.v2 import functional
 
 from bench import page
 from simplestack.serving.errors import StackError
@@ -24,25 +25,19 @@ def photos():
 
 @torch.inference_mode()
 def test_normalises_as_torchvisions_preset_does(network, photos):
-    preset = (photos.permute(0, 3, 1, 2) / 255 - torch.tensor(model.MEAN).view(3, 1, 1)) / (
-        torch.tensor(model.STD).view(3, 1, 1)
-    )
+    preset = functional.normalize(photos.permute(0, 3, 1, 2) / 255, model.MEAN, model.STD)
     assert torch.allclose(network(photos), network.resnet(preset), atol=1e-5)
 
 
 @torch.inference_mode()
-def test_mean_of_the_activation_map_is_the_logit(network, photos):
-    logits, maps, _ = network.explain(photos)
+def test_explanation_has_logits_maps_of_their_mean_and_the_heads_normalised_inputs(photos):
+    network = model.Classifier(3).eval()
+    logits, maps, features = network.explain(photos)
     assert maps.shape == (2, 3, 7, 7)
     assert torch.allclose(maps.mean((2, 3)), network(photos), atol=1e-5)
     assert torch.allclose(logits, network(photos), atol=1e-5)
-
-
-@torch.inference_mode()
-def test_features_are_the_heads_inputs_of_length_one_or_zero_where_nothing_is_seen(photos):
-    network = model.Classifier(3).eval()
-    features = torch.nn.functional.normalize(network.features(network.frozen(photos)))
-    assert torch.allclose(network.explain(photos)[2], features, atol=1e-6)
+    inputs = torch.nn.functional.normalize(network.features(network.frozen(photos)))
+    assert torch.allclose(features, inputs, atol=1e-6)
     network.resnet.layer4[1].bn2.bias.fill_(-1e6)
     assert torch.equal(network.explain(photos)[2], torch.zeros(2, 512))
 
@@ -69,31 +64,17 @@ def test_frozen_stages_features_and_head_are_the_whole_network(network, photos, 
     network.frozen_stages = 0
 
 
-@pytest.fixture
-def torch_home(tmp_path, monkeypatch):
-    """An empty folder for torchvision's weights, and nobody who has them."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_unreachable_partial_and_damaged_weights_are_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     # Or urllib takes the proxies that were set when it was first used, maybe in another test.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     monkeypatch.setattr(torch.hub, "urlopen", opener.open)
-    monkeypatch.setattr(model.WEIGHTS.value, "url", f"http://127.0.0.1:9/{model.FILE}")
-    return tmp_path
-
-
-def test_unreachable_or_damaged_weights_are_one_clear_line(torch_home):
-    with pytest.raises(model.UnreachableError, match="--from-scratch"):
-        model.pretrained(2)
-    folder = torch_home / "hub" / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / model.FILE).write_bytes(b"half a file")
+    (tmp_path / model.FILE).write_bytes(bytes(1000))
+    with page.served(tmp_path) as web:
+        for url, said in (("http://127.0.0.1:9/", "--from-scratch"), (web, "invalid hash value")):
+            monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
+            with pytest.raises(model.UnreachableError, match=said):
+                model.pretrained(2)
+    (tmp_path / model.FILE).rename(tmp_path / "home" / "hub" / "checkpoints" / model.FILE)
     with pytest.raises(StackError, match="are damaged"):
         model.pretrained(2)
-
-
-def test_weights_that_come_in_part_are_called_unreachable(torch_home, monkeypatch):
-    (torch_home / "web").mkdir()
-    (torch_home / "web" / model.FILE).write_bytes(bytes(1000))
-    with page.served(torch_home / "web") as url:
-        monkeypatch.setattr(model.WEIGHTS.value, "url", f"{url}{model.FILE}")
-        with pytest.raises(model.UnreachableError, match="invalid hash value"):
-            model.pretrained(2)

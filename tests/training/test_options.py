@@ -1,4 +1,4 @@
-"""The options as a command line: what they mean, and which make no sense."""
+"""The options as a command line: their meaning, and which make no sense."""
 
 import shlex
 from pathlib import Path
@@ -25,16 +25,11 @@ def merged(words="", recorded=()):
         ("--lr 0.001 --batch-size 4", " --batch-size 4 --lr 0.001"),
     ],
 )
-def test_the_command_that_repeats_a_run_says_what_is_not_the_default(given, shortest):
+def test_the_command_that_repeats_a_run_leaves_out_the_defaults(given, shortest):
     recorded = merged(given).recorded()
     words = command(recorded).removeprefix("python train.py")
     assert sorted(shlex.split(words)) == sorted(shlex.split(shortest))
     assert merged(words).recorded() == recorded
-
-
-def test_the_command_to_go_on_has_what_is_not_recorded():
-    command = merged("--cache 0.5 --device cpu --epochs 3").resume_command()
-    assert command.endswith(".ckpt --device cpu --cache 0.5")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +62,7 @@ def test_options_that_make_no_sense_are_one_clear_line(given, said, capsys):
         "--class-weights",
     ],
 )
-def test_what_decides_the_result_cannot_be_changed_when_resuming(given, capsys):
+def test_options_that_decide_the_result_cannot_be_changed_when_resuming(given, capsys):
     recorded, flag = merged().recorded(), given.split()[0]
     with pytest.raises(SystemExit):
         merged(given, recorded)
@@ -75,7 +70,7 @@ def test_what_decides_the_result_cannot_be_changed_when_resuming(given, capsys):
     assert f"{flag} is {value} in this run and can't be changed" in capsys.readouterr().err
 
 
-def test_what_does_not_decide_the_result_may_be_changed_when_resuming():
+def test_epochs_and_folder_may_be_changed_when_resuming():
     recorded = merged().recorded()
     assert set(recorded) - set(FIXED) == {"data_dir", "epochs"}
     options = merged("--epochs 9 --data-dir moved", recorded)

@@ -7,8 +7,6 @@ from trainings import train_in_process, write_weights
 from simplestack.training import model
 from simplestack.training.recipes import RECIPES
 
-STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-
 
 def changed(weights, first):
     """Return which stages and head have other weights, and whether batch norms' statistics do."""
@@ -35,14 +33,12 @@ def test_the_tutorials_recipe_trains_all_of_it_without_a_linear_probe(tmp_path, 
     options = ("--data-dir", photos, "--epochs", 1, "--recipe", "tutorial")
     state = train_in_process(tmp_path / "a.ckpt", *options)
     assert [row["epoch"] for row in state.history] == [1]
-    assert changed(state.last, model.pretrained(2).state_dict()) == ({*STAGES, "fc"}, True)
+    stages = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
+    assert changed(state.last, model.pretrained(2).state_dict()) == (stages, True)
 
 
-def test_the_tutorials_learning_rate_falls_to_a_tenth_every_7_epochs():
-    scales = [RECIPES["tutorial"].lr_scale(done, 25) for done in (0, 6.9, 7, 14, 24)]
+def test_the_learning_rate_falls_to_a_tenth_every_7_epochs_in_the_tutorial_else_to_0():
+    tutorial, default = RECIPES["tutorial"], RECIPES["lp-ft"]
+    scales = [tutorial.lr_scale(done, 25) for done in (0, 6.9, 7, 14, 24)]
     assert scales == pytest.approx([1, 1, 0.1, 0.01, 0.001])
-
-
-def test_the_default_learning_rate_decays_to_0():
-    recipe = RECIPES["lp-ft"]
-    assert [recipe.lr_scale(done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
+    assert [default.lr_scale(done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
