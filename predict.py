@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> bool:
     parser.add_argument("--json", action="store_true", help="a JSON object per line instead")
     args = parser.parse_args(argv)
     photos = find(args.paths)
-    model = OnnxModel(args.model or cli.newest_model())
+    model = OnnxModel(args.model or cli.newest(".onnx"))
     rows = files.map_in_threads(partial(classify, model), photos)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not args.json:

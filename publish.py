@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         "model", type=Path, nargs="?", help="ONNX file (default: newest in saved_models)"
     )
     args = parser.parse_args(argv)
-    model = OnnxModel(args.model or cli.newest_model())
+    model = OnnxModel(args.model or cli.newest(".onnx"))
     if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():
         raise StackError(f"{PUBLIC} holds something else: move it away, or go to another folder")
     fetch_runtime()

@@ -40,7 +40,7 @@ ONE_OF_THE_TUTORIALS = "val/ants/10308379_1b6c72e180.jpg"  # whose photos are pu
 def main(argv: list[str] | None = None) -> None:
     """Pack a checkpoint if it isn't, try the result, and print the commands that serve it."""
     args = parse_arguments(argv)
-    path = args.checkpoint or checkpoint.newest(Path("saved_models"))
+    path = args.checkpoint or cli.newest(".ckpt")
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     select_photos(state, path, data_dir)
@@ -116,7 +116,7 @@ def show(bento: bentoml.Bento, onnx: Path, photo: Path) -> None:
     """Predict a photo with the packed service; print where it is and how to serve it."""
     saved_path = str(Path(bento.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
-    with local_server.serve(saved_path) as url:
+    with local_server.serve(saved_path, API_TOKEN="") as url:
         answer = local_server.predict(url, photo)
     name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8
     metadata = OnnxModel(onnx).metadata

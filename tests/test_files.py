@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from simplestack.files import map_in_threads, write_atomically
-from simplestack.serving.cgroup import cores
+from simplestack.files import MAX_IN_FLIGHT, map_in_threads, write_atomically
 
 
 def test_however_many_photos_there_are_few_are_in_flight():
     started = []
     rows = map_in_threads(lambda i: started.append(i) or -i, range(500))
     assert next(rows) == 0
-    assert len(started) <= 4 * cores() + 1
+    assert len(started) <= MAX_IN_FLIGHT + 1
     assert list(rows) == [-i for i in range(1, 500)]
 
 

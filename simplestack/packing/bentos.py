@@ -13,7 +13,7 @@ from simplestack.packing import dockerfile
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel
 
-MODEL = "resnet18"  # as in service.py, which spells it out
+ARCHITECTURE = "resnet18"  # as in service.py, which spells it out
 NAME = re.compile("[a-z][a-z0-9_]{0,62}")  # of a Bento, as BentoML and Docker allow it
 NAME_RULE = "a letter and up to 62 letters, digits and underscores, all in lower case"
 TUTORIALS_CLASSES, TUTORIALS_NAME = ["ants", "bees"], "ant_or_bee_classifier"
@@ -42,7 +42,7 @@ def build_bento(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento:
     """Save an ONNX file in BentoML's store and build a Bento around it: both or neither."""
     metadata = OnnxModel(file).metadata
     classes = " and ".join(metadata["classes"])
-    with bentoml.models.create(MODEL) as bento_model:
+    with bentoml.models.create(ARCHITECTURE) as bento_model:
         shutil.copy(file, bento_model.path_of("model.onnx"))
     bento = None
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from simplestack.packing import examples, onnx_export, similarity
-from simplestack.packing.bentos import hash_files
+from simplestack.packing.bentos import ARCHITECTURE, hash_files
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import Floats, Metadata, OnnxModel
@@ -19,7 +19,7 @@ from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
 CALIBRATION_PHOTOS = 100
-FEW_PHOTOS = 50
+MIN_VALIDATION_PHOTOS = 50
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 PREPROCESSING: dict[str, int | str] = {
     "resize": images.RESIZE,  # pixels, the shorter side
@@ -55,7 +55,7 @@ def export(
     count = min(len(train), CALIBRATION_PHOTOS)
     calibration = [train[i * len(train) // count] for i in range(count)]
     # Few validation photos tell little about int8, so compare its calibration photos, too.
-    photos = photos_of(val + calibration if len(val) < FEW_PHOTOS else val)
+    photos = photos_of(val + calibration if len(val) < MIN_VALIDATION_PHOTOS else val)
     exported = choose_precision(network, folder, photos_of(calibration), photos)
 
     bank_photos = photos_of(similarity.choose(train, state.classes))
@@ -106,7 +106,7 @@ def describe(
     return {
         "classes": state.classes,
         "notice": state.disclaimer,
-        "architecture": state.architecture,
+        "architecture": ARCHITECTURE,
         "preprocessing": PREPROCESSING,
         "precision": exported.file.stem,
         "trained": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}",

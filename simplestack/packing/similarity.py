@@ -17,9 +17,9 @@ from simplestack.training.folders import class_of
 
 ROWS = 1000  # of the bank, at most, or one for each class: 2 MB
 PERCENTILE = 4.5  # docs/benchmarks.md compares some
-FEW = 20  # photos: of fewer, no such percentile is known
+MIN_BANK = 20  # photos: of fewer, no such percentile is known
 COPY = 0.9999  # similarity from which a photo is the same one, in another file
-ALIKE = 0.99  # the threshold from which the network can't tell photos apart
+MAX_THRESHOLD = 0.99  # the threshold from which the network can't tell photos apart
 
 
 def choose(names: list[str], classes: list[str]) -> list[str]:
@@ -62,9 +62,9 @@ def threshold(bank: Floats, validation: Floats) -> Unlike:
     cosines = bank @ bank.T
     cosines[cosines > COPY] = -1  # with itself, too
     limit = round(float(np.percentile(cosines.max(1), PERCENTILE)), 6)
-    if len(bank) < FEW:
-        return {"threshold": None, "reason": f"it was trained on fewer than {FEW} photos"}
-    if not 0 <= limit <= ALIKE:  # below 0, all are copies
+    if len(bank) < MIN_BANK:
+        return {"threshold": None, "reason": f"it was trained on fewer than {MIN_BANK} photos"}
+    if not 0 <= limit <= MAX_THRESHOLD:  # below 0, all are copies
         reason = "to the network, all the photos that it was trained on look alike"
         return {"threshold": None, "reason": reason}
     return {

@@ -13,7 +13,8 @@ from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
-WORST, SURE = 12, 0.9  # photos shown; the probability of the true class from which none is
+MAX_WORST = 12  # photos in the report
+CONFIDENT = 0.9  # probability of the true class; photos with at least that aren't in the report
 WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
 HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
 
@@ -58,12 +59,12 @@ def chart(checkpoint: Checkpoint, name: str) -> Chart:
 def worst_photos(
     model: Classifier, classes: list[str], val: Photos, probabilities: Tensor
 ) -> list[Figure]:
-    """Return the photos whose true class got the lowest probability, with the activation map.
+    """Return the photos with the lowest probability of the true class, and their activation maps.
 
-    Where the model is right and sure, there is nothing to see.
+    `probabilities` are N×C. Photos that are classified correctly with CONFIDENT are left out.
     """
     of_target = probabilities[torch.arange(len(val)), val.labels]
-    worst = [i for i in of_target.argsort()[:WORST].tolist() if of_target[i] < SURE]
+    worst = [i for i in of_target.argsort()[:MAX_WORST].tolist() if of_target[i] < CONFIDENT]
     if not worst:
         return []
     photos = torch.stack([val[i] for i in worst])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,13 +27,18 @@ from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import evaluate
 from simplestack.training.folders import class_of
-from simplestack.training.metrics import FEW, compute_metrics, format_classes, format_metrics
+from simplestack.training.metrics import (
+    MIN_FOR_PERCENTAGE,
+    compute_metrics,
+    format_classes,
+    format_metrics,
+)
 from simplestack.training.model import Classifier
 from simplestack.training.options import Options, command
 from simplestack.training.recipes import RECIPES
 
-LISTED = 1000  # skipped files on the page
-MATRIX = 30  # classes, at most, for the whole confusion matrix; else its largest numbers
+MAX_SKIPPED = 1000  # skipped files on the page
+MAX_MATRIX = 30  # classes, at most, for a confusion matrix on the page; metrics.json has it always
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -42,19 +46,21 @@ TEMPLATES = jinja2.Environment(
     finalize=lambda value: printable(value) if type(value) is str else value,
 )
 TEMPLATES.filters["percent"] = "{:.1%}".format
-TEMPLATES.globals |= {"width": figures.WIDTH, "height": figures.HEIGHT, "margin": figures.MARGIN}
-TEMPLATES.globals |= {"matrix": MATRIX, "few": FEW, "sure": figures.SURE, "listed": LISTED}
-TEMPLATES.globals["alike"] = label_check.ALIKE
+TEMPLATES.globals |= {
+    "width": figures.WIDTH,
+    "height": figures.HEIGHT,
+    "margin": figures.MARGIN,
+    "confident": figures.CONFIDENT,
+    "duplicate_similarity": label_check.DUPLICATE_SIMILARITY,
+    "min_for_percentage": MIN_FOR_PERCENTAGE,
+    "max_matrix": MAX_MATRIX,
+    "max_skipped": MAX_SKIPPED,
+}
 
 
 def page(path: Path) -> Path:
     """Return the path of the report on the checkpoint `path`."""
     return path.with_suffix("") / "report.html"
-
-
-def is_complete(path: Path, state: Checkpoint, epochs: int) -> bool:
-    """Return whether a run is over, and reported."""
-    return state.epoch >= epochs and page(path).exists()
 
 
 def write(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
@@ -96,7 +102,7 @@ def evaluate_checkpoint(options: Options, state: Checkpoint) -> None:
         folder = folders.scan(data_dir)
         names, unexpected = folders.find_labelled(folder, state.classes), folder.unexpected
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
-    photos = dataset.open_labelled(data_dir, names, state.classes, device=world.device)
+    photos = dataset.load_labelled(data_dir, names, state.classes, device=world.device)
     model = load_best(state).to(world.device)
     _, logits = evaluate(model, photos, world)
     world.stop()
@@ -141,7 +147,6 @@ def write_page(
         metrics=metrics,
         rows=format_classes(metrics, ".1%"),
         training=Counter(class_of(name, classes) for name in state.photos["train"]),
-        confusions=confusions(metrics),
         figures=figures.worst_photos(load_best(state), classes, photos, probabilities),
         command=command(state.arguments),
         duration=timedelta(seconds=round(sum(row["seconds"] for row in state.history))),
@@ -149,15 +154,6 @@ def write_page(
     )
     _write(path, text)
     return metrics
-
-
-def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """Return the most frequent confusions: true class, predicted class, how many photos."""
-    classes, counts = list(metrics["classes"]), np.array(metrics["confusion"])
-    np.fill_diagonal(counts, 0)
-    largest = counts.argsort(axis=None, kind="stable")[::-1][:MATRIX]
-    places = np.stack(np.unravel_index(largest, counts.shape), 1).tolist()
-    return [(classes[i], classes[j], int(counts[i, j])) for i, j in places if counts[i, j]]
 
 
 def _write(path: Path, text: str) -> None:

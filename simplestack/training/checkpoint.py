@@ -16,22 +16,14 @@ import torchvision
 from torch import Tensor, nn
 
 from simplestack.files import write_atomically
-from simplestack.serving import images
 from simplestack.serving.errors import StackError, printable
-from simplestack.training import folders, model
+from simplestack.training import folders
 from simplestack.training.metrics import loss_and_accuracy
 from simplestack.training.options import Options, command
 from simplestack.training.recipes import RECIPES
 
-FORMAT = 5
+FORMAT = 6
 SUFFIX = ".ckpt"
-PICKLES = (b"PK", b"\x80")  # how PyTorch's archives and plain pickles begin
-PREPROCESSING = {
-    "resize": images.RESIZE,
-    "crop": images.CROP,
-    "mean": list(model.MEAN),
-    "std": list(model.STD),
-}
 
 
 class OtherVersionError(StackError):
@@ -63,8 +55,6 @@ class Checkpoint:
     # Inputs of the head for the training, then the validation photos, N×512 float32: before
     # fine-tuning, or, at the end of a recipe without linear probe, of the best epoch.
     features: Tensor = field(default_factory=lambda: torch.zeros(0))
-    architecture: str = "resnet18"
-    preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
     format: int = FORMAT
 
     @property
@@ -132,18 +122,13 @@ class Checkpoint:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Load the state after the last epoch, if there is one. Raises StackError if it can't."""
+        """Load the state after the last epoch, if there is one."""
         if not self.history:
             return
-        try:
-            model.load_state_dict(self.last)
-            optimizer.load_state_dict(self.optimizer)
-            if self.scaler:  # else it was on a device that needs none
-                scaler.load_state_dict(self.scaler)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise StackError(
-                "the checkpoint is damaged: use another one, or train again with `python train.py`"
-            ) from error
+        model.load_state_dict(self.last)
+        optimizer.load_state_dict(self.optimizer)
+        if self.scaler:  # else it was on a device that needs none
+            scaler.load_state_dict(self.scaler)
 
 
 def new(options: Options) -> Checkpoint:
@@ -156,7 +141,11 @@ def new(options: Options) -> Checkpoint:
         skipped=folder.unexpected,
         arguments=options.recorded(),
         disclaimer=folders.disclaimer(options.data_dir, options.from_scratch),
-        versions=versions(),
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
     )
 
 
@@ -194,15 +183,6 @@ def resume(args: Namespace) -> Checkpoint | None:
     return state
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that the result of a training depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-    }
-
-
 def check_output(path: Path, *, replace: bool) -> None:
     """Raise StackError if `path` can't be written, or exists and isn't to be replaced."""
     if path.suffix != SUFFIX:
@@ -210,8 +190,6 @@ def check_output(path: Path, *, replace: bool) -> None:
     try:
         if path.exists() and not replace:
             raise StackError(f"{path} exists: choose another --output, or resume with -c {path}")
-        if path.with_suffix("").is_file():
-            raise StackError(f"{path.with_suffix('')} is where the report goes: move that file")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -241,12 +219,10 @@ def load(path: Path) -> Checkpoint:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            if not file.read(2).startswith(PICKLES):
-                raise StackError(f"{path} is not a checkpoint") from error
         raise StackError(
-            f"{path} holds pickled Python objects, as the 2020 tutorial's checkpoints do. Loading"
-            " them could run any code, so they are not read: train again with `python train.py`"
+            f"{path} is not a checkpoint, or holds pickled Python objects, as the 2020 tutorial's"
+            " do. Loading these could run any code, so it isn't read: train again with"
+            " `python train.py`"
         ) from error
     except Exception as error:  # torch raises many types on files that it can't read
         raise StackError(
@@ -258,17 +234,4 @@ def load(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of this version of train.py: use one that is, or move it"
             " away and train again with `python train.py`"
         )
-    if values["preprocessing"] != PREPROCESSING:
-        raise StackError(
-            f"{path} was trained with other preprocessing ({values['preprocessing']}) than today's"
-            f" ({PREPROCESSING}): train again with `python train.py`"
-        )
     return Checkpoint(**values)
-
-
-def newest(folder: Path) -> Path:
-    """Return the checkpoint that was written last. Raises StackError if there is none."""
-    paths = sorted(folder.glob("*" + SUFFIX), key=lambda path: path.stat().st_mtime)
-    if not paths:
-        raise StackError(f"there is no checkpoint in {folder}/: run `python train.py` first")
-    return paths[-1]

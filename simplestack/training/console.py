@@ -8,17 +8,13 @@ from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
 from simplestack.training.metrics import format_accuracy
-from simplestack.training.model import foreign_weights
 
 
-def introduce(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
+def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
     """Print the warnings, the numbers of photos and the device before the first epoch."""
     if world.rank:
         return
-    warnings = dataset.warnings(photos, val, state.skipped)
-    if not state.history and not state.arguments["from_scratch"]:
-        warnings += filter(None, [foreign_weights()])
-    for warning in warnings:
+    for warning in dataset.warnings(photos, val, state.skipped):
         print(f"warning: {warning}", file=sys.stderr)
     if state.disclaimer:
         print(f"note: {printable(state.disclaimer)}", file=sys.stderr)

@@ -19,16 +19,16 @@ from simplestack.serving.errors import StackError
 from simplestack.training import augment
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.distributed import World
-from simplestack.training.folders import MAX_NAMED, class_of
+from simplestack.training.folders import MAX_IN_WARNING, class_of
 from simplestack.training.options import Options
 from simplestack.training.recipes import RECIPES
 
-SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
+TRAINING_SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
 MIN_SIDE, MAX_SIDE = 16, 18_000  # pixels; anything smaller or larger is no photo
-EXAMPLES = 3  # skipped files in a warning: the report lists all
+MAX_SKIPPED_NAMED = 3  # skipped files in a warning: the report lists all
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 GB = 1e9  # bytes
-EVALUATED = 1e9  # bytes of photos in memory: of more, each is read twice
+EVALUATION_CACHE = 1e9  # bytes of photos in memory: of more, each is read twice
 
 
 class DecodedPhoto(NamedTuple):
@@ -48,7 +48,7 @@ class Photos(Dataset[Tensor]):
 
     def __init__(self, data_dir: Path, names: list[str], classes: list[str], whole: bool) -> None:
         self.data_dir, self.classes, self.whole = data_dir, classes, whole
-        self.side = SIDE if whole else images.CROP
+        self.side = TRAINING_SIDE if whole else images.CROP
         self.in_memory: Tensor | None = None  # N×S×S×3
         self.broken: list[str] = []  # "path: reason"
         self.aspects = torch.ones(len(names))
@@ -96,7 +96,9 @@ class Photos(Dataset[Tensor]):
             if self.whole:
                 upright = images.decode(image, 2 * images.RESIZE)
                 aspect = upright.width / upright.height
-                array = np.array(upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+                array = np.array(
+                    upright.resize((TRAINING_SIDE, TRAINING_SIDE), Image.Resampling.BILINEAR)
+                )
             else:
                 array, aspect = np.array(images.to_array(image)), 1.0
         except (StackError, OSError) as error:
@@ -149,7 +151,7 @@ class Photos(Dataset[Tensor]):
             yield torch.stack(list(itertools.islice(photos, len(batch)))).to(device)
 
 
-def open_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
+def load_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
     """Read all photos once; return those for training and those for validation.
 
     Those that can't be used go from the checkpoint's `photos` to `skipped`. The others are kept in
@@ -191,24 +193,21 @@ def training_batches(photos: Photos, epoch: int, options: Options, world: World)
     targets = photos.labels.to(world.device)
     batches = order.split(options.batch_size)
     shares = [world.share(batch) for batch in batches]
-    pairs = list(zip(shares, batches, strict=True))
     # A process without a photo in the last batch takes one with weight 0, so that all step.
-    plan = [
-        share if len(share) else batch[:1] for share, batch in zip(shares, batches, strict=True)
-    ]
+    plan = [share if len(share) else order[:1] for share in shares]
     whole = photos.batches(plan, world.device)
     bar = world.progress(whole, f"epoch {epoch}/{options.epochs}", len(plan))
-    for pixels, indices, (share, batch) in zip(bar, plan, pairs, strict=True):
+    for pixels, indices, share, batch in zip(bar, plan, shares, batches, strict=True):
         cropped = augment.crop(pixels, crops[indices], recipe.crop)
         yield Batch(cropped, targets[indices], len(share) > 0, len(batch))
 
 
-def open_labelled(
+def load_labelled(
     data_dir: Path, names: list[str], classes: list[str], *, device: torch.device
 ) -> Photos:
     """Read photos to evaluate a model on, which are seen once. A class may have none."""
     photos = Photos(data_dir, names, classes, whole=False)
-    photos.load(EVALUATED, device)
+    photos.load(EVALUATION_CACHE, device)
     if not len(photos):
         raise StackError(f"none of the photos can be used: {_some(photos.broken)}")
     return photos
@@ -218,7 +217,7 @@ def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     """Return warnings about the photos; `skipped` has a line for each file that isn't used."""
     lines = []
     if skipped:
-        lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, EXAMPLES)}")
+        lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, MAX_SKIPPED_NAMED)}")
     pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
     if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
         lines.append(
@@ -238,6 +237,6 @@ def _count(items: list[str], noun: str) -> str:
     return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
 
 
-def _some(items: list[str], most: int = MAX_NAMED) -> str:
+def _some(items: list[str], most: int = MAX_IN_WARNING) -> str:
     more = len(items) - most
     return "; ".join(items[:most]) + (f"; and {more} more" if more > 0 else "")

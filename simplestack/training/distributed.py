@@ -92,7 +92,7 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def share_statistics(self, model: nn.Module) -> None:
+    def broadcast_statistics(self, model: nn.Module) -> None:
         """Copy the first process's batch norm statistics to all: its model is saved."""
         if self.world_size > 1:
             for buffer in model.buffers():

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems,
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 VAL_SHARE = 0.2  # of the photos, approximately; held out if there is no val/
-MAX_NAMED = 10  # files in one warning
+MAX_IN_WARNING = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
     " class in it, or train/ and val/ with one folder per class in each)"
@@ -69,16 +68,16 @@ def scan(data_dir: Path) -> Folder:
                 raise StackError(
                     f"{root} has the class folder {folder.name!r}, not UTF-8: rename that folder"
                 )
-            photos = classes.setdefault(_normalised(folder.name), [])
+            classes[folder.name] = []
             for path in files_in([folder]):
                 name = path.relative_to(data_dir).as_posix()
                 if is_photo(path):
-                    photos.append(name)
+                    classes[folder.name].append(name)
                     data.sizes[name] = path.stat().st_size
                 else:
                     reason = "not named like a photo" if path.exists() else "leads nowhere"
                     data.unexpected.append(f"{path}: {reason}")
-        data.photos.append({name: sorted(classes[name]) for name in sorted(classes)})
+        data.photos.append({label: sorted(photos) for label, photos in classes.items()})
     return data
 
 
@@ -119,10 +118,7 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
     """Return a hash of each photo's content, 0 to 1, that another seed changes."""
 
     def content_hash(name: str) -> float:
-        try:
-            content = (data_dir / name).read_bytes()
-        except OSError:  # reading says so later
-            return 1.0
+        content = (data_dir / name).read_bytes()
         digest = hashlib.sha256(str(seed).encode() + content).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
@@ -177,7 +173,7 @@ def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
     if others := sorted(photos_of.keys() - set(classes)):
         raise StackError(
             f"{root} has folders that are no class of the checkpoint ({', '.join(classes)}):"
-            f" {', '.join(others[:MAX_NAMED])}. Move them away, or name another folder with"
+            f" {', '.join(others[:MAX_IN_WARNING])}. Move them away, or name another folder with"
             " --data-dir"
         )
     if not (photos := list(itertools.chain(*photos_of.values()))):
@@ -190,8 +186,7 @@ def class_of(name: str, classes: list[str]) -> str:
 
     Folders below that of the class don't matter.
     """
-    folders = [_normalised(folder) for folder in Path(name).parts[:2]]
-    return next((folder for folder in folders if folder in classes), "")
+    return next((folder for folder in Path(name).parts[:2] if folder in classes), "")
 
 
 def photos_in(folders: Iterable[Path]) -> list[Path]:
@@ -232,8 +227,3 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _is_ignored(name: str) -> bool:
     return name[0] == "." or name.lower() in IGNORED
-
-
-def _normalised(name: str) -> str:
-    """Return a name in the form that most systems write; macOS may separate letters and accents."""
-    return unicodedata.normalize("NFC", name)

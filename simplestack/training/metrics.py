@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from simplestack.serving.errors import printable
 
 Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a normal distribution
-FEW = 20  # photos: with fewer, show a count and its interval instead of a percentage
+MIN_FOR_PERCENTAGE = 20  # photos: with fewer, show a count and its interval instead of a percentage
 BINS = 10  # of confidence, for the calibration error
 SCORES = ("precision", "recall", "f1-score")
 K, MANY_CLASSES = 5, 10  # top-5 accuracy is of interest from 10 classes on
@@ -57,7 +57,8 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
     np.add.at(confusion, (targets, predicted), 1)
     correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     parts, wholes = (correct, correct, 2 * correct), (times, support, times + support)
-    table = np.stack([ratio(*pair) for pair in zip(parts, wholes, strict=True)], 1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        table = np.divide(parts, wholes).T
 
     def row(values: NDArray[Any], photos: int) -> dict[str, Any]:
         numbers = [None if math.isnan(value) else value for value in values.tolist()]
@@ -76,13 +77,6 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
     }
 
 
-def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
-    """Return part / whole of C counts; NaN where there is nothing to divide by."""
-    shares = np.full(len(whole), math.nan)
-    np.divide(part, whole, out=shares, where=whole > 0)
-    return shares
-
-
 def top_k(probs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
     """Return the share of photos whose true class is among the K most probable, of many classes."""
     if probs.shape[1] < MANY_CLASSES:
@@ -97,7 +91,7 @@ def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -
     lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
     if f"top-{K}" in metrics:
         lines.append(f"top-{K} accuracy {format_accuracy(metrics[f'top-{K}'], count)}")
-    if count >= FEW:
+    if count >= MIN_FOR_PERCENTAGE:
         lines.append(f"calibration error {metrics['calibration_error']:.3f}")
     rows = [(printable(name), *cells) for name, *cells in format_classes(metrics, ".3f")]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -122,7 +116,7 @@ def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str,
         (
             *(name, str(n)),
             *(format_share(right, whole, number) for whole in (predicted, n)),
-            "–" if min(n, predicted) < FEW else format(score, number),
+            "–" if min(n, predicted) < MIN_FOR_PERCENTAGE else format(score, number),
         )
         for name, right, n, predicted, score in counts
     ]
@@ -130,7 +124,7 @@ def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str,
 
 def format_share(correct: int, total: int, number: str) -> str:
     """Return a proportion as text; of few photos their count, with its interval; "–" of none."""
-    if total >= FEW:
+    if total >= MIN_FOR_PERCENTAGE:
         return format(correct / total, number)
     if not total:
         return "–"
@@ -147,5 +141,5 @@ def format_interval(accuracy: float, photos: int) -> str:
     """Return the confidence interval of an accuracy as text; of few photos, also their count."""
     correct = round(accuracy * photos)
     low, high = interval(correct, photos)
-    count = f"{correct} of {photos} photos, " if photos < FEW else ""
+    count = f"{correct} of {photos} photos, " if photos < MIN_FOR_PERCENTAGE else ""
     return f"{count}95 % confidence interval {low:.3f} to {high:.3f}"

@@ -1,6 +1,5 @@
 """The model: torchvision's ResNet-18 with a new head, from uint8 photos to logits."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -11,7 +10,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from simplestack.serving.errors import StackError
 
 WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
-FILE = WEIGHTS.url.rpartition("/")[2]  # ends in the first digits of the SHA-256
+FILE = Path(WEIGHTS.url).name
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
 STD = (0.229, 0.224, 0.225)
 PROBE_STEPS = 200  # of L-BFGS, at most
@@ -125,38 +124,27 @@ def fit_head(
     return head
 
 
-def foreign_weights() -> str:
-    """Return a warning if the file with ImageNet's weights isn't the one that is published."""
-    file = Path(torch.hub.get_dir(), "checkpoints", FILE)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if digest.startswith(file.stem.rpartition("-")[2]):
-        return ""
-    return f"{file} isn't the file that is published as {WEIGHTS.url}"
-
-
 def pretrained(classes: int) -> Classifier:
     """Return a Classifier with ImageNet's weights and a new head.
 
     torchvision reads the weights from TORCH_HOME, or downloads them once. Raises StackError if it
     can't.
     """
-    folder = Path(torch.hub.get_dir(), "checkpoints")
+    file = Path(torch.hub.get_dir(), "checkpoints", FILE)
     model = Classifier(classes)
     try:
         state = WEIGHTS.get_state_dict(progress=True, check_hash=True, weights_only=True)
         del state["fc.weight"], state["fc.bias"]
         model.resnet.load_state_dict(state, strict=False)
     except Exception as error:  # torch raises many types on a damaged or foreign file
-        if (
-            isinstance(error, OSError) or not (folder / FILE).exists()
-        ):  # or the download was cut off
+        if isinstance(error, OSError) or not file.exists():  # or the download was cut off
             raise UnreachableError(
                 f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"
-                f" internet, or download that file elsewhere and put it into {folder}, or train"
-                " without them: --from-scratch"
+                f" internet, or download that file elsewhere and put it into {file.parent}, or"
+                " train without them: --from-scratch"
             ) from error
         raise StackError(
-            f"the ImageNet weights in {folder} are damaged ({type(error).__name__}): delete the"
-            " file there and start again"
+            f"the ImageNet weights in {file.parent} are damaged ({type(error).__name__}): delete"
+            " the file there and start again"
         ) from error
     return model

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import OFFLINE, PROJECT, copy_project, post, run, wait_until_ready
 
+from simplestack import cli
 from simplestack.packing import local_server, onnx_export
 from simplestack.training import checkpoint, model
 from simplestack.training.dataset import Photos
@@ -61,7 +62,7 @@ def test_walk_prints_each_next_command(walked):
 
 @real
 def test_training_reaches_the_tutorials_accuracy(walked):
-    state = checkpoint.load(checkpoint.newest(walked[0] / "saved_models"))
+    state = checkpoint.load(cli.newest(".ckpt", walked[0] / "saved_models"))
     assert state.best_accuracy >= 0.93
 
 
@@ -69,7 +70,7 @@ def test_training_reaches_the_tutorials_accuracy(walked):
 @torch.inference_mode()
 def test_served_answers_agree_with_pytorch(walked):
     folder, output = walked
-    state = checkpoint.load(checkpoint.newest(folder / "saved_models"))
+    state = checkpoint.load(cli.newest(".ckpt", folder / "saved_models"))
     network = model.Classifier(len(state.classes))
     network.load_state_dict(state.best)
     val = Photos(folder / "data", state.photos["val"], state.classes, whole=False)

@@ -132,7 +132,7 @@ def test_a_long_list_of_skipped_files_is_on_the_page_also_of_a_resumed_run(tmp_p
         (photos / "train" / "ants" / f"broken{i}.jpg").write_text("no photo")
     (photos / "val" / "ants" / "two\nlines.txt").write_text("")
     state = train_in_process(tmp_path / "a.ckpt", "--data-dir", photos, "--freeze")
-    assert capsys.readouterr().err.count("broken") == dataset.EXAMPLES
+    assert capsys.readouterr().err.count("broken") == dataset.MAX_SKIPPED_NAMED
     run_training("-c", tmp_path / "a.ckpt", "--epochs", 1, "--device", "cpu")
     resumed = checkpoint.load(tmp_path / "a.ckpt")
     assert resumed.skipped == state.skipped  # it didn't open them again
@@ -157,7 +157,7 @@ def test_suspicious_photos_are_shown(page):
     (caption,) = re.findall("<figcaption>(.*)</figcaption>", wrong)
     assert caption.startswith("val/ants/wrong.png: ants, looks like bees. The most similar photo: ")
     shown = section(page, "Near-duplicates")  # the pictures have one colour each
-    assert len(re.findall("<figure><img.*><img.*>", shown)) == label_check.SHOWN_PAIRS
+    assert len(re.findall("<figure><img.*><img.*>", shown)) == label_check.MAX_PAIRS
     assert re.search(r"The first 12 of \d+:", shown)
     assert re.search(r"<figcaption>\S+ and \S+: similarity (1.00|0.9\d)", shown)
     assert "head, before fine-tuning. Near-duplicates" in shown
@@ -204,8 +204,8 @@ def test_other_photos_are_reported_into_a_folder_of_their_own(report_path, tmp_p
     assert metrics["classes"]["ants"]["recall"] is None
 
 
-def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions(tmp_path):
-    page, label = report_of_1000_classes(tmp_path).read_text(), "a class with a rather long name"
+def test_a_report_of_1000_classes_is_small_and_has_no_confusion_matrix(tmp_path):
+    page = report_of_1000_classes(tmp_path).read_text()
     assert len(page) < 2_000_000
-    assert f"<tr><th>{label} 7<th>{label} 3<td>1" in page
+    assert "predicted →" not in page
     assert "<p>And 1000 more.</p>" in page

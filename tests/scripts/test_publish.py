@@ -132,7 +132,7 @@ def test_what_is_wrong_is_one_clear_line(model_file, tmp_path, monkeypatch):
     damaged.write_bytes(b"something else")
     monkeypatch.setattr(publish, "RUNTIME", damaged)
     for arguments, error in (
-        ([], "nothing is packed yet"),
+        ([], "saved_models/ has no .onnx file"),
         (["none.onnx"], "the packed model none.onnx is missing or damaged"),
         ([model_file], "isn't as it was published: delete it"),
     ):

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import pickle
 import platform
 import re
@@ -145,9 +144,6 @@ def test_the_state_of_the_best_epoch_and_of_the_last_are_kept_and_restored():
     state.restore(layer, new, scaler)
     assert layer.weight.item() == 2
     assert new.state[layer.weight]["momentum_buffer"].item() == pytest.approx(3.439)
-    for name, value in (("last", {}), ("last", {"weight": zeros(3)}), ("optimizer", {})):
-        with pytest.raises(StackError, match="the checkpoint is damaged"):
-            replace(state, **{name: value}).restore(layer, new, scaler)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -177,12 +173,6 @@ def test_what_is_loaded_is_what_was_saved(state, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["a.ckpt"]
 
 
-def test_checkpoints_that_people_have_stay_readable(state):
-    assert (checkpoint.SUFFIX, state.format, state.architecture) == (".ckpt", 5, "resnet18")
-    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    assert state.preprocessing == {"resize": 256, "crop": 224, **statistics}
-
-
 def check_is_the_old_one(path):
     assert torch.load(path, weights_only=True)["disclaimer"] == "the old one"
     assert list(path.parent.iterdir()) == [path]
@@ -207,7 +197,6 @@ def test_where_a_checkpoint_cannot_be_written_is_said_beforehand_and_nothing_is_
     for name, said in {
         "a.pt": "must end in .ckpt",
         "there.ckpt": "exists: choose another --output, or resume with -c ",
-        "notes.ckpt": "notes is where the report goes: move that file",
         "notes/a.ckpt": "(Not a directory): name another place with --output",
         "a" * 300 + ".ckpt": "(File name too long): name another place with --output",
         "/proc/a/b.ckpt": "can't write /proc/a/b.ckpt (",
@@ -217,15 +206,6 @@ def test_where_a_checkpoint_cannot_be_written_is_said_beforehand_and_nothing_is_
     for name, there in (("a.ckpt", False), ("new/folder/a.ckpt", False), ("there.ckpt", True)):
         checkpoint.check_output(tmp_path / name, replace=there)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_the_newest_checkpoint_is_the_one_that_was_written_last(tmp_path):
-    with pytest.raises(StackError, match=rf"there is no checkpoint in {tmp_path}/: run `python tr"):
-        checkpoint.newest(tmp_path)
-    for name, time in (("b.ckpt", 2), ("a.ckpt", 3), ("c.ckpt", 1), ("d.txt", 4)):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (9 - time, time))
-    assert checkpoint.newest(tmp_path) == tmp_path / "a.ckpt"
 
 
 # Foreign and damaged ones
@@ -239,8 +219,8 @@ VERSION = r"is not a checkpoint of this version of train\.py"
     ("content", "said"),
     [
         (None, r"there is no checkpoint .*/a\.ckpt: `python train\.py` makes one"),
-        (b"<!DOCTYPE html>", "is not a checkpoint$"),
-        (b"\xff\xd8\xff\xe0", "is not a checkpoint$"),
+        (b"<!DOCTYPE html>", "is not a checkpoint, or"),
+        (b"\xff\xd8\xff\xe0", "is not a checkpoint, or"),
         (b"", r"is damaged or not a checkpoint \(RuntimeError\): use another one"),  # half of one
         (pickle.dumps(Namespace(), 2), "holds pickled Python objects"),
         (TUTORIALS, r"2020 tutorial.*train again with `python train.py`"),
@@ -258,14 +238,10 @@ def test_what_is_no_checkpoint_is_one_clear_line(tmp_path, content, said):
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [("format", 4, VERSION), ("preprocessing", {}, "was trained with other preprocessing")],
-)
-def test_a_checkpoint_of_another_version_is_one_clear_line(state, tmp_path, name, value, said):
+def test_a_checkpoint_of_another_version_is_one_clear_line(state, tmp_path):
     path = tmp_path / "a.ckpt"
-    checkpoint.save(path, replace(state, **{name: value}))
-    with pytest.raises(StackError, match=f"{path} {said}"):
+    checkpoint.save(path, replace(state, format=5))
+    with pytest.raises(StackError, match=f"{path} {VERSION}"):
         checkpoint.load(path)
 
 

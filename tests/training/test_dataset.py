@@ -31,7 +31,7 @@ def ants(photos):
 def opened(folder, cache=1):
     options = merge(parse_arguments(["--data-dir", str(folder), "--cache", str(cache)]), {})
     state = checkpoint.new(options)
-    train, val = dataset.open_photos(options, state, World(CPU))
+    train, val = dataset.load_photos(options, state, World(CPU))
     assert state.photos == {"train": train.names, "val": val.names}
     return train, val, "\n".join(dataset.warnings(train, val, state.skipped)), state.skipped
 
@@ -72,7 +72,7 @@ def test_many_broken_photos_do_not_flood_the_screen(photos, ants):
         (ants / f"broken{i}.jpg").write_text("no photo")
     warnings = opened(photos)[2]
     assert "30 files skipped" in warnings
-    assert warnings.count("ants/broken") == dataset.EXAMPLES
+    assert warnings.count("ants/broken") == dataset.MAX_SKIPPED_NAMED
 
 
 def test_copies_and_imbalanced_classes_are_reported(photos, ants):
@@ -106,7 +106,7 @@ def test_a_large_photo_is_kept_small_and_whole(photos, ants):
     Image.new("RGB", (6000, 4000)).save(ants / "large.jpg")
     train = opened(photos)[0]
     index = train.names.index("train/ants/large.jpg")
-    assert train[index].shape == (dataset.SIDE, dataset.SIDE, 3)
+    assert train[index].shape == (dataset.TRAINING_SIDE, dataset.TRAINING_SIDE, 3)
     assert train.aspects[index] == 1.5
 
 
