@@ -1,9 +1,6 @@
 """Export a trained model to ONNX, quantize it, and compute the outputs to compare them by."""
 
-import contextlib
-import io
 import itertools
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,17 +43,16 @@ def to_onnx(model: Classifier, path: Path) -> None:
     Input: `photos`, N×224×224×3 uint8. Outputs: `logits`, `maps` and `features`, as in `explain`.
     """
     example = torch.zeros(2, images.CROP, images.CROP, 3, dtype=torch.uint8)
-    with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
-        torch.onnx.export(
-            _Explained(model).eval(),
-            (example,),
-            path,
-            input_names=["photos"],
-            output_names=["logits", "maps", "features"],
-            dynamic_shapes={"photos": {0: torch.export.Dim("batch")}},
-            external_data=False,
-            verbose=False,
-        )
+    torch.onnx.export(
+        _Explained(model).eval(),
+        (example,),
+        path,
+        input_names=["photos"],
+        output_names=["logits", "maps", "features"],
+        dynamic_shapes={"photos": {0: torch.export.Dim("batch")}},
+        external_data=False,
+        verbose=False,
+    )
 
 
 class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -83,22 +79,16 @@ def quantize(fp32: Path, int8: Path, photos: Photos) -> None:
     nodes = onnx.load(prepared).graph.node
     layers = [node.name for node in nodes if node.op_type == "Conv"]
     pooling = [node.name for node in nodes if node.op_type == "MaxPool"]  # slower in int8
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises pre-processing even after pre-processing
-    try:
-        quantization.quantize_static(
-            str(prepared),
-            str(int8),
-            _Calibration(photos),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[layers[0], *pooling, layers[-1]],
-        )
-    finally:
-        logging.root.setLevel(level)
-        prepared.unlink(missing_ok=True)
+    quantization.quantize_static(
+        str(prepared),
+        str(int8),
+        _Calibration(photos),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=[layers[0], *pooling, layers[-1]],
+    )
 
 
 def make_first_layer_exact(path: Path) -> None:

@@ -41,10 +41,9 @@ def chart(checkpoint: Checkpoint, name: str) -> Chart:
     history = checkpoint.history
     epochs = [row["epoch"] for row in history]
     training, validation = ([row[key] for row in history] for key in (name, f"val_{name}"))
-    finite = [value for value in training + validation if np.isfinite(value)] or [0]
-    low, high = 0.0, max(finite)
+    low, high = 0.0, max(training + validation)
     if name == "accuracy":  # a scale that doesn't exaggerate
-        low, high = np.floor(10 * min(*finite, 0.9)) / 10, 1.0
+        low, high = np.floor(10 * min(training + validation + [0.9])) / 10, 1.0
     x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN]).tolist()
 
     def points(values: list[float]) -> list[tuple[float, float]]:

@@ -24,7 +24,6 @@ from simplestack.training.options import Options
 from simplestack.training.recipes import RECIPES
 
 TRAINING_SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
-MIN_SIDE, MAX_SIDE = 16, 18_000  # pixels; anything smaller or larger is no photo
 MAX_SKIPPED_NAMED = 3  # skipped files in a warning: the report lists all
 IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 GB = 1e9  # bytes
@@ -88,11 +87,6 @@ class Photos(Dataset[Tensor]):
         try:
             data = path.read_bytes()
             image = images.identify(data)
-            if min(image.size) < MIN_SIDE or max(image.size) > MAX_SIDE:
-                raise StackError(
-                    f"its {image.width}×{image.height} pixels are not {MIN_SIDE} to {MAX_SIDE}"
-                    " a side"
-                )
             if self.whole:
                 upright = images.decode(image, 2 * images.RESIZE)
                 aspect = upright.width / upright.height

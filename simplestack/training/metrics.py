@@ -69,7 +69,7 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
         "photos": len(targets),
         "accuracy": float((predicted == targets).mean()),
         "accuracy_95": interval(int(correct.sum()), len(targets)),
-        **top_k(probs, targets),
+        **({f"top-{K}": top_k(probs, targets)} if len(classes) >= MANY_CLASSES else {}),
         "calibration_error": calibration_error(probs.max(1), predicted == targets),
         "classes": {name: row(values, photos) for name, values, photos in rows},
         "macro avg": row(np.nanmean(table, 0), len(targets)),
@@ -77,12 +77,10 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
     }
 
 
-def top_k(probs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
-    """Return the share of photos whose true class is among the K most probable, of many classes."""
-    if probs.shape[1] < MANY_CLASSES:
-        return {}
-    most_probable = np.argpartition(probs, -K)[:, -K:]
-    return {f"top-{K}": float((most_probable == targets[:, None]).any(1).mean())}
+def top_k(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Return the top-K accuracy: the share of photos with the true class among the K likeliest."""
+    likeliest = np.argpartition(probabilities, -K)[:, -K:]
+    return float((likeliest == targets[:, None]).any(1).mean())
 
 
 def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -> str:

@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return the logits, N×C float32, of N×224×224×3 uint8 photos."""
-        return self.logits(self.frozen(photos))
+        return cast(Tensor, self.resnet.fc(self.features(self.frozen(photos))))
 
     def frozen(self, photos: Tensor) -> Tensor:
         """Return the frozen stages' output for uint8 photos, N×C×H×W float32.
@@ -51,10 +51,6 @@ class Classifier(nn.Module):
     def features(self, frozen: Tensor) -> Tensor:
         """Return the inputs of the head, N×512, for outputs of the frozen stages."""
         return self._body(frozen).mean((2, 3))
-
-    def logits(self, frozen: Tensor) -> Tensor:
-        """Return the logits, N×C, for outputs of the frozen stages."""
-        return cast(Tensor, self.resnet.fc(self.features(frozen)))
 
     def explain(self, photos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, N×C, class activation maps, N×C×7×7, and features of uint8 photos.

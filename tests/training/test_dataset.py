@@ -40,8 +40,7 @@ def test_what_is_no_usable_photo_is_skipped_and_why_is_told_in_plain_words(photo
     whole = (ants / "0.png").read_bytes()
     for name, data in (("cut", whole[:-40]), ("text", b"no photo"), ("empty", b"")):
         (ants / f"{name}.png").write_bytes(data)
-    for size in ((1, 1), (20_000, 30), (9_000, 9_000)):
-        Image.new("L", size).save(ants / f"odd{size[0]}.png")
+    Image.new("L", (9_000, 9_000)).save(ants / "large.png")
     named = ("notes.txt", "photo.jpgg")
     for name in named:
         shutil.copy(ants / "0.png", ants / name)
@@ -54,7 +53,7 @@ def test_what_is_no_usable_photo_is_skipped_and_why_is_told_in_plain_words(photo
     )
     assert "text.png: This is not an image that can be read: use a JPEG" in warnings
     assert "empty.png: There is no image: this is empty." in warnings
-    assert all(name in warnings for name in (*named, "odd1.png", "odd20000.png", "odd9000.png"))
+    assert all(name in warnings for name in (*named, "large.png"))
 
 
 def test_photos_of_phones_and_portable_maps_are_read(photos, ants):
