@@ -5,7 +5,7 @@ python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
 python -m simplestack fetch-weights         download the ImageNet weights
 python -m simplestack report CHECKPOINT     write the report of a training again
 python -m simplestack saved-path [NAME]     print where the latest Bento is
-python -m simplestack tag CHECKPOINT        print the tag of the Bento packed from it
+python -m simplestack tag CHECKPOINT        print the tag of its latest Bento
 """
 
 import os
@@ -23,7 +23,7 @@ from simplestack.training import sample
 
 
 def main(arguments: list[str]) -> None:
-    """Run a command. Raises StackError if it fails."""
+    """Run a command; its arguments follow its name. Raises StackError if it fails."""
     match arguments:
         case ["check-port"]:
             local_server.check_port(settings.read().port)

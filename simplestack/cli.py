@@ -31,7 +31,7 @@ def start(package: str) -> None:
 def one_line(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print an exception that ends the script: without a traceback if it is no fault of ours."""
+    """Print an exception that ends the script; with a traceback only if it is a bug."""
     if isinstance(error.__cause__, KeyboardInterrupt):  # NumPy makes it an ImportError
         error = error.__cause__
     if isinstance(error, KeyboardInterrupt):

@@ -16,8 +16,8 @@ import requests
 from simplestack.serving.errors import StackError, printable
 
 HOST = "127.0.0.1"
-LAST_LINES = 20  # printed of the log of a server that fails
-READY_WITHIN = 120  # seconds; a cold disk or a busy machine can need many of them
+LAST_LINES = 20  # of the log, printed if the server fails
+READY_WITHIN = 120  # seconds; a cold disk or a busy machine is slow
 
 
 def session() -> requests.Session:
@@ -45,7 +45,7 @@ def check_port(port: int) -> None:
 
 @contextmanager
 def serve(bento: str, **environment: str) -> Iterator[str]:
-    """Serve a Bento, given by tag or path, on a free port and yield the URL.
+    """Serve a Bento, from its tag or path, on a free port and yield the URL.
 
     Raises StackError, and prints the end of the server's log, if it doesn't become ready.
     """

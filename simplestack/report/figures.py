@@ -83,7 +83,7 @@ def worst_photos(
 
 
 def heat(photo: Tensor, cam: Tensor) -> Any:
-    """Lay a class activation map, 7×7, in red over its photo, 224×224×3 uint8, in grey."""
+    """Return a 224×224×3 uint8 photo in grey, with its 7×7 class activation map over it in red."""
     size = (photo.shape[1], photo.shape[0])
     positive = np.asarray(cam.clamp(min=0) / cam.max().clamp(min=1e-6), dtype=np.float32)
     mask = Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)
@@ -93,7 +93,7 @@ def heat(photo: Tensor, cam: Tensor) -> Any:
 
 
 def jpeg(pixels: Any) -> str:
-    """Encode an H×W×3 image as a data URL."""
+    """Return H×W×3 uint8 pixels as the data URL of a JPEG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

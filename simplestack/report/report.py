@@ -93,7 +93,7 @@ def write(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
 def evaluate_checkpoint(options: Options, state: Checkpoint) -> None:
     """Print the metrics of a checkpoint on its validation photos, or on those in another folder.
 
-    Of another folder, also write a report, into a folder of its own beside the checkpoint's.
+    For another folder, also write a report, beside that of the training.
     """
     data_dir, names = options.data_dir, state.photos["val"]
     is_own = data_dir.resolve() == Path(state.arguments["data_dir"]).resolve()
@@ -132,7 +132,7 @@ def write_page(
 ) -> dict[str, Any]:
     """Write report.html, and metrics.json and args.json beside it; return the metrics.
 
-    `logits`, N×C, are the answers to the photos; `details` are the template's other variables.
+    `logits` are N×C; `details` has the other variables of the template.
     """
     classes, probabilities = state.classes, logits.softmax(1)
     metrics = compute_metrics(probabilities, photos.labels, classes)

@@ -32,10 +32,10 @@ class OtherVersionError(StackError):
 
 @dataclass
 class Checkpoint:
-    """A training run after some epoch: all that is needed to resume, report or serve it.
+    """A training run after some epoch: enough to resume it, and to report or serve the model.
 
-    Random state, order of the photos and learning rate are not stored: they follow from
-    `arguments` and the epoch.
+    The random state, the order of the photos and the learning rate follow from `arguments` and the
+    epoch.
     """
 
     classes: list[str]
@@ -43,14 +43,14 @@ class Checkpoint:
     arguments: dict[str, Any]
     disclaimer: str  # shown with every answer, such as "trained on drawn pictures"; "" if none
     versions: dict[str, str]
-    sizes: dict[str, int] = field(default_factory=dict)  # in bytes, of all photos that were found
-    skipped: list[str] = field(default_factory=list)  # "path: reason" of each file that isn't used
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of each photo in the data folder
+    skipped: list[str] = field(default_factory=list)  # "path: reason" for each unused file
     device: str = ""  # of the last epoch
     last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
     best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)  # of gradients in float16; {} without
-    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch: `add_epoch`
     val_logits: Tensor = field(default_factory=lambda: torch.zeros(0))  # best epoch, N×C float32
     # Inputs of the head for the training, then the validation photos, N×512 float32: before
     # fine-tuning, or, at the end of a recipe without linear probe, of the best epoch.
@@ -91,10 +91,11 @@ class Checkpoint:
         val_labels: Tensor,
         started: float,
     ) -> None:
-        """Add an epoch to the history, with its validation loss and accuracy, and its seconds.
+        """Add an epoch to the history; keep its logits if it is the best.
 
-        `training` is its loss and accuracy in training, `started` its time.perf_counter(). Raises
-        StackError if a loss isn't finite: the weights are worthless then.
+        `training` is the loss and the accuracy in training, `val_logits` are N×C, `val_labels` N
+        class indices, and `started` is the time.perf_counter() at its start. Raises StackError if a
+        loss isn't finite: the weights are worthless then.
         """
         (loss, accuracy), seconds = training, time.perf_counter() - started
         val_loss, val_accuracy = loss_and_accuracy(val_logits, val_labels)
@@ -113,7 +114,7 @@ class Checkpoint:
     def keep(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Keep the state after the last epoch; its weights also as the best, if they are."""
+        """Copy the state after the last epoch; if it is the best, its weights are `best`, too."""
         self.last = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         self.optimizer, self.scaler = optimizer.state_dict(), scaler.state_dict()
         if self.best_row is self.history[-1]:
@@ -150,10 +151,10 @@ def new(options: Options) -> Checkpoint:
 
 
 def resume(args: Namespace) -> Checkpoint | None:
-    """Return the checkpoint to resume, given the command line; None for a new run.
+    """Return the checkpoint that the command line resumes; None for a new run.
 
-    With --update, changed photos start a new run with the recorded arguments. Raises StackError if
-    photos have changed otherwise.
+    With --update, changed photos start a new run; `args` then gets the recorded arguments. Raises
+    StackError if photos have changed and --update is missing.
     """
     update = "update" in args and args.output.exists()
     if not update and "checkpoint" not in args:

@@ -11,7 +11,7 @@ from simplestack.training.metrics import format_accuracy
 
 
 def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
-    """Print the warnings, the numbers of photos and the device before the first epoch."""
+    """Print warnings, the number of photos and the device, once for all processes."""
     if world.rank:
         return
     for warning in dataset.warnings(photos, val, state.skipped):
@@ -27,7 +27,7 @@ def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) ->
             f"resuming after {name_epoch(state.epoch, state.arguments['epochs'])}; best validation"
             f" accuracy so far {format_best(state, state.best_accuracy)}"
         )
-    print(f"* marks the best validation accuracy so far, of which one photo is {1 / len(val):.3f}")
+    print(f"* marks the best validation accuracy so far; one photo is {1 / len(val):.3f}")
 
 
 def format_epoch(state: Checkpoint) -> str:
@@ -49,7 +49,7 @@ def format_best(state: Checkpoint, accuracy: float) -> str:
 
 
 def name_epoch(epoch: int, epochs: int) -> str:
-    """Return the name of one of so many epochs: the linear probe is no epoch to a reader."""
+    """Return the name of an epoch; epoch 0 is the linear probe."""
     if epoch:
         return f"epoch {epoch} of {epochs}"
     return "the linear probe (before epoch 1)" if epochs else "the linear probe"

@@ -23,11 +23,11 @@ from simplestack.training.folders import MAX_IN_WARNING, class_of
 from simplestack.training.options import Options
 from simplestack.training.recipes import RECIPES
 
-TRAINING_SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
+TRAINING_SIDE = 320  # pixels: enough for crops of a quarter of the area
 MAX_SKIPPED_NAMED = 3  # skipped files in a warning: the report lists all
-IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
+IMBALANCED = 3  # times the photos of the smallest class, for a warning
 GB = 1e9  # bytes
-EVALUATION_CACHE = 1e9  # bytes of photos in memory: of more, each is read twice
+EVALUATION_CACHE = 1e9  # bytes; if the photos need more, each is read twice
 
 
 class DecodedPhoto(NamedTuple):
@@ -41,8 +41,8 @@ class DecodedPhoto(NamedTuple):
 class Photos(Dataset[Tensor]):
     """N photos, S×S×3 uint8, each in the folder of its class.
 
-    A validation photo is as it is served, 224×224×3. A training photo is whole, stretched to
-    320×320×3, from which `augment` crops it in its true proportions.
+    A validation photo is preprocessed as in serving: 224×224×3. A training photo is `whole`, but
+    stretched to 320×320×3; `augment` restores its proportions when it crops.
     """
 
     def __init__(self, data_dir: Path, names: list[str], classes: list[str], whole: bool) -> None:
@@ -60,7 +60,7 @@ class Photos(Dataset[Tensor]):
         self.labels = torch.tensor(labels)  # indices into `classes`, N int64
 
     def class_weights(self) -> Tensor:
-        """Return weights, C float32, with which each class counts alike; 1 on average."""
+        """Return C float32 weights that give all classes the same sum; 1 on average."""
         counts = self.labels.bincount(minlength=len(self.classes))
         return len(self) / (len(counts) * counts)
 
@@ -71,7 +71,7 @@ class Photos(Dataset[Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """The memory that all decoded photos take, in bytes."""
+        """The size of all decoded photos, in bytes."""
         return len(self) * 3 * self.side**2
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class Photos(Dataset[Tensor]):
     def load(self, budget: float, device: torch.device) -> None:
         """Read every photo once, in threads, and drop broken ones.
 
-        They are kept, on `device`, if all of them take at most `budget` bytes.
+        The others stay in memory, on `device`, if they fit into `budget` bytes.
         """
         shape = (len(self), self.side, self.side, 3)
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
@@ -134,7 +134,7 @@ class Photos(Dataset[Tensor]):
     def batches(self, plan: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         """Yield batches, n×S×S×3 uint8, on the device; `plan` has the indices of each.
 
-        Threads read ahead unless all photos are in memory. Raises StackError if one can't be used.
+        Threads read ahead, unless the photos are in memory. Raises StackError if one can't be used.
         """
         if self.in_memory is not None:
             yield from (self.in_memory[batch] for batch in plan)
@@ -146,10 +146,10 @@ class Photos(Dataset[Tensor]):
 
 
 def load_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
-    """Read all photos once; return those for training and those for validation.
+    """Read all photos once; return the training and the validation photos.
 
-    Those that can't be used go from the checkpoint's `photos` to `skipped`. The others are kept in
-    memory, on the device, if all of a split fit. Raises StackError if a class has none left.
+    Photos that can't be used move from the checkpoint's `photos` to `skipped`. The others stay in
+    memory, on the device, if their split fits. Raises StackError if a class has none left.
     """
     data_dir, classes, budget = options.data_dir, state.classes, world.memory(options.cache * GB)
     train = Photos(data_dir, state.photos["train"], classes, whole=True)
@@ -174,14 +174,14 @@ class Batch(NamedTuple):
 
     photos: Tensor  # n×S×S×3 float32, cropped
     targets: Tensor  # n class indices
-    weight: int  # 0 if its only photo stands in for none
+    weight: int  # 0 for a photo that only keeps the process in step, else 1
     size: int  # photos of all processes together
 
 
 def training_batches(photos: Photos, epoch: int, options: Options, world: World) -> Iterator[Batch]:
-    """Yield this process's share of each batch of an epoch: in random order, cropped at random."""
+    """Yield this process's share of each batch of an epoch, in random order and cropped."""
     recipe, generator = RECIPES[options.recipe], augment.generator(options.seed, epoch)
-    # Indices are on the device too: it would wait for each that came from the CPU.
+    # The indices are on the device, too: it would wait for indices from the CPU.
     order = torch.randperm(len(photos), generator=generator).to(world.device)
     crops = augment.random_crops(photos.aspects, recipe.smallest_crop, generator).to(world.device)
     targets = photos.labels.to(world.device)
@@ -199,7 +199,7 @@ def training_batches(photos: Photos, epoch: int, options: Options, world: World)
 def load_labelled(
     data_dir: Path, names: list[str], classes: list[str], *, device: torch.device
 ) -> Photos:
-    """Read photos to evaluate a model on, which are seen once. A class may have none."""
+    """Read the photos of a test set; a class may have none. Raises StackError if none is usable."""
     photos = Photos(data_dir, names, classes, whole=False)
     photos.load(EVALUATION_CACHE, device)
     if not len(photos):

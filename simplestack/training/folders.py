@@ -14,10 +14,10 @@ from simplestack.serving.errors import StackError
 from simplestack.serving.formats import SUFFIXES
 from simplestack.training import sample
 
-IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems, as hidden files are
+IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-VAL_SHARE = 0.2  # of the photos, approximately; held out if there is no val/
+VAL_SHARE = 0.2  # of the photos, approximately, if there is no val/
 MAX_IN_WARNING = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
@@ -33,7 +33,7 @@ class Folder:
     """The contents of a data folder. Photos are named by their paths below it."""
 
     path: Path
-    roots: list[Path]  # of the class folders: for training and validation, or `path` alone
+    roots: list[Path]  # they contain the class folders: train/ and val/, or only `path`
     photos: list[dict[str, list[str]]]  # for each root, the photos of each class, sorted
     sizes: dict[str, int] = field(default_factory=dict)  # of each photo, in bytes
     unexpected: list[str] = field(default_factory=list)  # "path: reason" of each other file
@@ -56,7 +56,7 @@ class Folder:
 
 
 def scan(data_dir: Path) -> Folder:
-    """Walk through a data folder once. Raises StackError if there is none."""
+    """List all files of a data folder. Raises StackError if the folder or its train/ is missing."""
     data = Folder(data_dir, root_folders(data_dir), [])
     for root in data.roots:
         if not root.is_dir():
@@ -75,16 +75,16 @@ def scan(data_dir: Path) -> Folder:
                     classes[folder.name].append(name)
                     data.sizes[name] = path.stat().st_size
                 else:
-                    reason = "not named like a photo" if path.exists() else "leads nowhere"
+                    reason = "not named like a photo" if path.exists() else "broken link"
                     data.unexpected.append(f"{path}: {reason}")
         data.photos.append({label: sorted(photos) for label, photos in classes.items()})
     return data
 
 
 def root_folders(data_dir: Path) -> list[Path]:
-    """Return where the class folders are: in those for training and validation, or in data_dir.
+    """Return the folders for training and validation, or else `data_dir`: they contain the classes.
 
-    Folders with such names that have no folders in them are classes themselves.
+    A folder called train or val that contains no folders is itself a class.
     """
     there = {path.name.lower(): path for path in _subfolders(data_dir)}
     roots = [
@@ -97,7 +97,7 @@ def root_folders(data_dir: Path) -> list[Path]:
 def split_photos(folder: Folder, seed: int) -> Names:
     """Return the training and validation photos. Raises StackError if a class has too few.
 
-    If the folder has no folders for the two, `hold_out` chooses those for validation.
+    Without folders for training and validation, `hold_out` chooses the validation photos.
     """
     for root, classes in zip(folder.roots, folder.photos, strict=True):
         for name, photos in classes.items():
@@ -115,7 +115,7 @@ def split_photos(folder: Folder, seed: int) -> Names:
 
 
 def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]:
-    """Return a hash of each photo's content, 0 to 1, that another seed changes."""
+    """Return a hash, 0 to 1, of the seed and each photo's content."""
 
     def content_hash(name: str) -> float:
         content = (data_dir / name).read_bytes()
@@ -129,8 +129,8 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
 def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], list[str]]:
     """Split a class into training and validation photos. Raises StackError if it has only one.
 
-    Validation photos are those with a hash below a fifth, at least one and not all. So photos that
-    are added later move none from training to validation.
+    Photos with a hash below VAL_SHARE are for validation: at least one, and not all. So added
+    photos don't move others from training to validation.
     """
     if len(names) == 1:
         raise StackError(
@@ -165,9 +165,9 @@ def changes(folder: Folder, classes: list[str], sizes: dict[str, int]) -> str:
 
 
 def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
-    """Return photos to evaluate a model of some classes on: those for validation, if set apart.
+    """Return the test photos for a model of some classes: those for validation, or else all.
 
-    A class may have none. Raises StackError if there are no photos, or of other classes.
+    A class may have none. Raises StackError if there are no photos, or folders of other classes.
     """
     root, photos_of = folder.roots[-1], folder.photos[-1]
     if others := sorted(photos_of.keys() - set(classes)):
@@ -182,10 +182,7 @@ def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
 
 
 def class_of(name: str, classes: list[str]) -> str:
-    """Return the class of a photo, given its path below the data folder; "" if it has none.
-
-    Folders below that of the class don't matter.
-    """
+    """Return the class in a photo's path, which begins below the data folder; "" if none."""
     return next((folder for folder in Path(name).parts[:2] if folder in classes), "")
 
 
@@ -195,12 +192,12 @@ def photos_in(folders: Iterable[Path]) -> list[Path]:
 
 
 def is_photo(path: Path) -> bool:
-    """Return whether a file is named like a photo, and is there."""
+    """Return whether a path is a file with the suffix of a photo."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def files_in(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files in folders and in those below, without those that systems put there."""
+    """Yield the files in folders and below, but neither hidden ones nor those of systems."""
     for top in folders:
         for folder, below, names in os.walk(top):
             below[:] = sorted(name for name in below if not _is_ignored(name))
@@ -208,7 +205,7 @@ def files_in(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def disclaimer(data_dir: Path, from_scratch: bool) -> str:
-    """Return a warning about the model, which is shown with it; "" if there is none."""
+    """Return a warning for the users of the model; "" if it needs none."""
     weights = "from random weights" if from_scratch else "from ImageNet weights"
     if (data_dir / sample.NOTE).exists():
         return (

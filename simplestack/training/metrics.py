@@ -25,13 +25,13 @@ def loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
 def interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a proportion: the Wilson score interval.
 
-    It holds for few photos too, and if all are right (Wilson 1927, "Probable Inference, the Law of
+    It is valid for few photos, and if all are correct (Wilson 1927, "Probable Inference, the Law of
     Succession, and Statistical Inference"). `total` is at least 1.
     """
     accuracy, z2 = correct / total, Z * Z / total
     middle = (accuracy + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(accuracy * (1 - accuracy) / total + z2 / total / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)  # else rounded to beyond them
+    return max(0.0, middle - half), min(1.0, middle + half)  # despite rounding
 
 
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
@@ -48,15 +48,15 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
 def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, Any]:
     """Compare N×C probabilities, N at least 1, with the N true labels. Proportions are 0 to 1.
 
-    The names are those of scikit-learn's classification_report. A class without photos has no
-    recall, and one that is never predicted no precision: None, which no average counts.
+    The names are those of scikit-learn's classification_report. The recall of a class without
+    photos and the precision of a class without predictions are None; averages leave them out.
     """
     probs, targets = np.asarray(probabilities), np.asarray(labels)
     predicted = probs.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(confusion, (targets, predicted), 1)
-    correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    parts, wholes = (correct, correct, 2 * correct), (times, support, times + support)
+    correct, support, predictions = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    parts, wholes = (correct, correct, 2 * correct), (predictions, support, predictions + support)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         table = np.divide(parts, wholes).T
 
@@ -107,21 +107,21 @@ def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str,
     `number` is the format of a proportion, such as ".1%".
     """
     confusion = np.array(metrics["confusion"])
-    correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    diagonal, support, predictions = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     f1 = [row["f1-score"] for row in metrics["classes"].values()]
-    counts = zip(metrics["classes"], correct, support, times, f1, strict=True)
+    counts = zip(metrics["classes"], diagonal, support, predictions, f1, strict=True)
     return [
         (
             *(name, str(n)),
-            *(format_share(right, whole, number) for whole in (predicted, n)),
+            *(format_share(correct, whole, number) for whole in (predicted, n)),
             "–" if min(n, predicted) < MIN_FOR_PERCENTAGE else format(score, number),
         )
-        for name, right, n, predicted, score in counts
+        for name, correct, n, predicted, score in counts
     ]
 
 
 def format_share(correct: int, total: int, number: str) -> str:
-    """Return a proportion as text; of few photos their count, with its interval; "–" of none."""
+    """Return a proportion as text; for few photos their count and interval, for none "–"."""
     if total >= MIN_FOR_PERCENTAGE:
         return format(correct / total, number)
     if not total:
@@ -136,7 +136,7 @@ def format_accuracy(accuracy: float, photos: int) -> str:
 
 
 def format_interval(accuracy: float, photos: int) -> str:
-    """Return the confidence interval of an accuracy as text; of few photos, also their count."""
+    """Return the confidence interval of an accuracy as text; for few photos, also their count."""
     correct = round(accuracy * photos)
     low, high = interval(correct, photos)
     count = f"{correct} of {photos} photos, " if photos < MIN_FOR_PERCENTAGE else ""

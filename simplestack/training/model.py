@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         return maps.mean((2, 3)), maps, features / length
 
     def freeze(self, stages: int) -> Self:
-        """Exclude the first stages from training; the stem is one, then come layer1 to layer4."""
+        """Exclude the first stages from training: the stem, then layer1 to layer4."""
         self.frozen_stages = stages
         for stage in self._stages()[:stages]:
             stage.requires_grad_(False)
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
 def fit_head(
     features: Tensor, targets: Tensor, classes: int, class_weights: Tensor | None = None
 ) -> nn.Linear:
-    """Return a head that is fitted to features, N×512, and N class indices.
+    """Return a head fitted to N×512 features and N class indices; `class_weights` are C.
 
     This is multinomial logistic regression with L2 regularisation, solved to its optimum by
     L-BFGS, without randomness.

@@ -117,7 +117,7 @@ def test_what_npm_fetches_is_kept_or_the_error_says_where_to_put_it(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StackError) as refused:
         run_publish(tmp_path, model_file)
-    remedy = f"install Node.js, or put what it writes on another machine into {tmp_path}"
+    remedy = f"install Node.js, or run it on another machine and copy its file into {tmp_path}"
     assert re.fullmatch(f"npm pack onnxruntime-web@1.30.0 fails (.*): {remedy}", str(refused.value))
     assert not (tmp_path / "public").exists()
     npm.chmod(0o755)
@@ -134,7 +134,7 @@ def test_what_is_wrong_is_one_clear_line(model_file, tmp_path, monkeypatch):
     for arguments, error in (
         ([], "saved_models/ has no .onnx file"),
         (["none.onnx"], "the packed model none.onnx is missing or damaged"),
-        ([model_file], "isn't as it was published: delete it"),
+        ([model_file], "isn't the published file: delete it"),
     ):
         with pytest.raises(StackError, match=error):
             run_publish(tmp_path, *arguments)

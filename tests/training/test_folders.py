@@ -210,7 +210,7 @@ def test_what_is_not_named_like_a_photo_or_leads_nowhere_is_named(folder):
     write(folder, "train/ants/notes.txt", "val/bees/day 1/a.doc", "README.txt")
     (folder / "train" / "ants" / "gone.jpg").symlink_to("/nowhere.jpg")
     expected = [
-        f"{folder}/train/ants/gone.jpg: leads nowhere",
+        f"{folder}/train/ants/gone.jpg: broken link",
         f"{folder}/train/ants/notes.txt: not named like a photo",
         f"{folder}/val/bees/day 1/a.doc: not named like a photo",
     ]
