@@ -30,9 +30,15 @@ def main(arguments: list[str]) -> None:
         case ["draw-sample", folder]:
             sample.write(Path(folder), sample.COUNTS)
         case ["fetch-weights"]:
-            fetch_weights()
+            from simplestack.training import model  # noqa: PLC0415  (imports PyTorch: seconds)
+
+            try:
+                model.pretrained(2)
+            except model.UnreachableError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(os.EX_UNAVAILABLE)  # for run.sh
         case ["report", path]:
-            from simplestack.report import report  # noqa: PLC0415  (imports PyTorch: seconds)
+            from simplestack.report import report  # noqa: PLC0415  (as above)
 
             report.write(Path(path))
             print(f"report: {report.page(Path(path))}")
@@ -43,17 +49,6 @@ def main(arguments: list[str]) -> None:
         case _:
             print(__doc__, file=sys.stderr)
             sys.exit(2)
-
-
-def fetch_weights() -> None:
-    """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    from simplestack.training import model  # noqa: PLC0415  (as above)
-
-    try:
-        model.pretrained(2)
-    except model.UnreachableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(os.EX_UNAVAILABLE)
 
 
 if __name__ == "__main__":

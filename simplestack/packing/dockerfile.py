@@ -26,14 +26,7 @@ RUN pip install --no-cache-dir --no-compile -r ./env/python/requirements.txt && 
 """,
     """\
 EXPOSE 3000
-
-# Expose Prometheus port
-EXPOSE 3001
-
-RUN chmod +x /home/bentoml/bento/env/docker/entrypoint.sh
-
-USER bentoml
-
+…
 ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
 """: f"""\
 # Changed: Heroku ignores EXPOSE and sets $PORT. /metrics is served there too.

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from simplestack.files import write_atomically
 from simplestack.report import figures, label_check
-from simplestack.serving.errors import printable
+from simplestack.serving.errors import StackError, printable
 from simplestack.serving.site import title
-from simplestack.training import checkpoint, dataset, folders
+from simplestack.training import checkpoint, folders
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.console import name_epoch
-from simplestack.training.dataset import Photos
+from simplestack.training.dataset import GB, Photos
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import evaluate
 from simplestack.training.folders import class_of
@@ -102,7 +102,10 @@ def evaluate_checkpoint(options: Options, state: Checkpoint) -> None:
         folder = folders.scan(data_dir)
         names, unexpected = folders.find_labelled(folder, state.classes), folder.unexpected
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
-    photos = dataset.load_labelled(data_dir, names, state.classes, device=world.device)
+    photos = Photos(data_dir, names, state.classes, whole=False)
+    photos.load(options.cache * GB, world.device)
+    if not len(photos):
+        raise StackError(f"no photo in {data_dir} can be used: {photos.broken[0]}")
     model = load_best(state).to(world.device)
     _, logits = evaluate(model, photos, world)
     world.stop()

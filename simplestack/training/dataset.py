@@ -27,7 +27,6 @@ TRAINING_SIDE = 320  # pixels: enough for crops of a quarter of the area
 MAX_SKIPPED_NAMED = 3  # skipped files in a warning: the report lists all
 IMBALANCED = 3  # times the photos of the smallest class, for a warning
 GB = 1e9  # bytes
-EVALUATION_CACHE = 1e9  # bytes; if the photos need more, each is read twice
 
 
 class DecodedPhoto(NamedTuple):
@@ -194,17 +193,6 @@ def training_batches(photos: Photos, epoch: int, options: Options, world: World)
     for pixels, indices, share, batch in zip(bar, plan, shares, batches, strict=True):
         cropped = augment.crop(pixels, crops[indices], recipe.crop)
         yield Batch(cropped, targets[indices], len(share) > 0, len(batch))
-
-
-def load_labelled(
-    data_dir: Path, names: list[str], classes: list[str], *, device: torch.device
-) -> Photos:
-    """Read the photos of a test set; a class may have none. Raises StackError if none is usable."""
-    photos = Photos(data_dir, names, classes, whole=False)
-    photos.load(EVALUATION_CACHE, device)
-    if not len(photos):
-        raise StackError(f"none of the photos can be used: {_some(photos.broken)}")
-    return photos
 
 
 def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
