@@ -29,6 +29,7 @@ from simplestack.training.evaluate import evaluate
 from simplestack.training.folders import class_of
 from simplestack.training.metrics import (
     MIN_FOR_PERCENTAGE,
+    Metrics,
     compute_metrics,
     format_classes,
     format_metrics,
@@ -63,7 +64,7 @@ def page(path: Path) -> Path:
     return path.with_suffix("") / "report.html"
 
 
-def write(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+def write(path: Path) -> tuple[Checkpoint, Metrics]:
     """Write the report on a checkpoint; return the checkpoint and the metrics.
 
     Raises StackError if the checkpoint or one of its photos can't be read.
@@ -132,7 +133,7 @@ def load_best(state: Checkpoint) -> Classifier:
 
 def write_page(
     path: Path, state: Checkpoint, photos: Photos, logits: Tensor, details: dict[str, Any]
-) -> dict[str, Any]:
+) -> Metrics:
     """Write report.html, and metrics.json and args.json beside it; return the metrics.
 
     `logits` are N×C; `details` has the other variables of the template.

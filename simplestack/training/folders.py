@@ -155,13 +155,10 @@ def changes(folder: Folder, classes: list[str], sizes: dict[str, int]) -> str:
         "gone": sizes.keys() - folder.sizes.keys(),
         "edited": edited,
     }
-    return ", ".join(
-        [
-            *(f"{len(names)} {change}" for change, names in counts.items() if names),
-            *(f"new class {name}" for name in now if name not in classes),
-            *(f"class {name} gone" for name in classes if name not in now),
-        ]
-    )
+    parts = [f"{len(names)} {change}" for change, names in counts.items() if names]
+    parts += [f"new class {name}" for name in now if name not in classes]
+    parts += [f"class {name} gone" for name in classes if name not in now]
+    return ", ".join(parts)
 
 
 def find_labelled(folder: Folder, classes: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Loss, accuracy and the other metrics of a model's predictions."""
 
 import math
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,25 @@ Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a n
 MIN_FOR_PERCENTAGE = 20  # photos: with fewer, show a count and its interval instead of a percentage
 BINS = 10  # of confidence, for the calibration error
 SCORES = ("precision", "recall", "f1-score")
-K, MANY_CLASSES = 5, 10  # top-5 accuracy is of interest from 10 classes on
+MIN_CLASSES_FOR_TOP_5 = 10
+
+Scores = TypedDict(
+    "Scores",
+    {"precision": float | None, "recall": float | None, "f1-score": float | None, "support": int},
+)
+Metrics = TypedDict(
+    "Metrics",
+    {
+        "photos": int,
+        "accuracy": float,
+        "accuracy_95": tuple[float, float],  # confidence interval
+        "top-5": NotRequired[float],
+        "calibration_error": float,
+        "classes": dict[str, Scores],
+        "macro avg": Scores,
+        "confusion": list[list[int]],  # a row per true class, a column per predicted class
+    },
+)
 
 
 def loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -45,7 +63,7 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
     return sum(gaps) / len(correct)
 
 
-def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, Any]:
+def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> Metrics:
     """Compare N×C probabilities, N at least 1, with the N true labels. Proportions are 0 to 1.
 
     The names are those of scikit-learn's classification_report. The recall of a class without
@@ -60,35 +78,32 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         table = np.divide(parts, wholes).T
 
-    def row(values: NDArray[Any], photos: int) -> dict[str, Any]:
-        numbers = [None if math.isnan(value) else value for value in values.tolist()]
-        return {**dict(zip(SCORES, numbers, strict=True)), "support": photos}
+    def row(values: NDArray[Any], photos: int) -> Scores:
+        precision, recall, f1 = (None if math.isnan(value) else value for value in values.tolist())
+        return {"precision": precision, "recall": recall, "f1-score": f1, "support": photos}
 
     rows = zip(classes, table, support.tolist(), strict=True)
-    return {
+    metrics: Metrics = {
         "photos": len(targets),
         "accuracy": float((predicted == targets).mean()),
         "accuracy_95": interval(int(correct.sum()), len(targets)),
-        **({f"top-{K}": top_k(probs, targets)} if len(classes) >= MANY_CLASSES else {}),
         "calibration_error": calibration_error(probs.max(1), predicted == targets),
         "classes": {name: row(values, photos) for name, values, photos in rows},
         "macro avg": row(np.nanmean(table, 0), len(targets)),
-        "confusion": confusion.tolist(),  # one row per true class, one column per predicted class
+        "confusion": confusion.tolist(),
     }
+    if len(classes) >= MIN_CLASSES_FOR_TOP_5:
+        likeliest = np.argpartition(probs, -5)[:, -5:]
+        metrics["top-5"] = float((likeliest == targets[:, None]).any(1).mean())
+    return metrics
 
 
-def top_k(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
-    """Return the top-K accuracy: the share of photos with the true class among the K likeliest."""
-    likeliest = np.argpartition(probabilities, -K)[:, -K:]
-    return float((likeliest == targets[:, None]).any(1).mean())
-
-
-def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -> str:
+def format_metrics(metrics: Metrics, photos: str = "validation photos") -> str:
     """Return the metrics as a few lines of text; `photos` names the photos."""
     count, accuracy = metrics["photos"], metrics["accuracy"]
     lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
-    if f"top-{K}" in metrics:
-        lines.append(f"top-{K} accuracy {format_accuracy(metrics[f'top-{K}'], count)}")
+    if "top-5" in metrics:
+        lines.append(f"top-5 accuracy {format_accuracy(metrics['top-5'], count)}")
     if count >= MIN_FOR_PERCENTAGE:
         lines.append(f"calibration error {metrics['calibration_error']:.3f}")
     rows = [(printable(name), *cells) for name, *cells in format_classes(metrics, ".3f")]
@@ -101,7 +116,7 @@ def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -
     return "\n".join(lines)
 
 
-def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str, str, str, str]]:
+def format_classes(metrics: Metrics, number: str) -> list[tuple[str, str, str, str, str]]:
     """Return each class, its number of photos, precision, recall and f1-score, as text.
 
     `number` is the format of a proportion, such as ".1%".
@@ -112,8 +127,10 @@ def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str,
     counts = zip(metrics["classes"], diagonal, support, predictions, f1, strict=True)
     return [
         (
-            *(name, str(n)),
-            *(format_share(correct, whole, number) for whole in (predicted, n)),
+            name,
+            str(n),
+            format_share(correct, predicted, number),
+            format_share(correct, n, number),
             "–" if min(n, predicted) < MIN_FOR_PERCENTAGE else format(score, number),
         )
         for name, correct, n, predicted, score in counts
