@@ -1,4 +1,4 @@
-"""What the scripts share: one-line errors, the newest model, the next command. Not deployed."""
+"""Shared by the scripts: one-line errors, the newest file, the next command. Not deployed."""
 
 import importlib.util
 import os
