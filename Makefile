@@ -20,7 +20,7 @@ run: $(VENV)/ready ## from nothing to a prediction: install, data, train, pack, 
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4
 
-test: lint ## install what is missing, then check style, types and behaviour: minutes
+test: lint ## install missing packages, then check style, types and behaviour: minutes
 	$(PYTEST) --ignore=tests/rehearsal
 
 test-machines: $(VENV)/ready-dev ## real engines, attacks, the README's walk: a quarter of an hour
@@ -38,16 +38,16 @@ format: $(VENV)/ready-dev ## put the code into the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fuzz: $(VENV)/ready-dev ## throw 20,000 mutated images and bodies at what is packed (needs strace)
+fuzz: $(VENV)/ready-dev ## send 20,000 mutated images and bodies to the packed service (needs strace)
 	PYTHONPATH=. $(BIN)/python tests/fuzz.py
 
-rehearse: $(VENV)/ready ## deploy what is packed to a Heroku on this machine, with Heroku's CLI (as root)
+rehearse: $(VENV)/ready ## deploy the packed service to a Heroku on this machine, with Heroku's CLI (as root)
 	@sh tests/rehearsal/rehearse.sh
 
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
 
-lock: $(VENV)/ready ## pin what pyproject.toml asks for, and everything below it
+lock: $(VENV)/ready ## pin the packages in pyproject.toml and all their dependencies
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	$(COMPILE) pyproject.toml -o requirements.txt
 	grep -vE '^(cuda|nvidia|triton)' requirements.txt >requirements.new # torch pins them itself

@@ -1,6 +1,6 @@
 """Classify photos with the packed model, without a server.
 
-python predict.py PHOTOS > answers.csv           # each photo in a folder, and below it
+python predict.py FOLDER > answers.csv           # each photo in a folder, and below it
 python predict.py --json a.jpg b.webp            # an object per line, with all probabilities
 """
 
@@ -31,32 +31,32 @@ COLUMNS = ("path", "label", "confidence", "similarity", "unlike", "error")
 
 
 def main(argv: list[str] | None = None) -> bool:
-    """Print a row for each photo; return whether at least one has an answer."""
+    """Print a row for each photo; return whether any is classified."""
     parser = argparse.ArgumentParser(
         description=f"Classify photos with the packed model, as CSV: {', '.join(COLUMNS)}.",
-        epilog="Exits with 1 if not a single photo could be answered.",
+        epilog="Exits with 1 if no photo could be classified.",
     )
     parser.add_argument("paths", type=Path, nargs="+", help="photos, or folders of them")
     parser.add_argument("--model", type=Path, help="ONNX file (default: newest in saved_models)")
     parser.add_argument("--json", action="store_true", help="a JSON object per line instead")
     args = parser.parse_args(argv)
-    photos = find(args.paths)
-    model = OnnxModel(args.model or cli.newest_model())
+    photos = find_photos(args.paths)
+    model = OnnxModel(args.model or cli.newest(".onnx"))
     rows = files.map_in_threads(partial(classify, model), photos)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not args.json:
         writer.writeheader()
-    answered = False
+    classified = False
     disable = sys.stdout.isatty() or None  # None: unless stderr is a terminal
     for row in tqdm(rows, total=len(photos), unit=" photos", disable=disable):
         sys.stdout.write(to_json(row)) if args.json else writer.writerow(row)
-        answered |= "label" in row
+        classified |= "label" in row
     sys.stdout.flush()
-    return answered
+    return classified
 
 
-def find(paths: list[Path]) -> list[Path]:
-    """Return the photos, and those in the folders, sorted. Raises StackError if one is missing."""
+def find_photos(paths: list[Path]) -> list[Path]:
+    """Return the photos among paths and in folders, sorted. Raises StackError if one is missing."""
     for path in paths:
         if not path.exists():
             raise StackError(f"there is no {path}: name photos, or folders with photos in them")
@@ -67,7 +67,7 @@ def find(paths: list[Path]) -> list[Path]:
 
 
 def classify(model: OnnxModel, path: Path) -> dict[str, Any]:
-    """Return the path of a photo, and its answer as from /predict or else "error"."""
+    """Return a photo's path with the answer that /predict gives, or with "error"."""
     try:
         outputs = model(images.read(path.read_bytes())[None])
     except StackError as error:
@@ -78,6 +78,6 @@ def classify(model: OnnxModel, path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly if nobody reads on
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when the reader closes the pipe
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(not main())

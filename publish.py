@@ -1,6 +1,7 @@
 """Write public/: the page and the packed model for any static host. No photo leaves the browser.
 
-python publish.py [saved_models/NAME.onnx]
+python publish.py                                # the newest ONNX file in saved_models/
+python publish.py saved_models/NAME.onnx         # a certain one
 """
 
 import argparse
@@ -26,7 +27,7 @@ PROJECT = Path(__file__).parent
 STATIC = PROJECT / "simplestack/page"
 RUNTIME = PROJECT / "onnxruntime-web-1.30.0.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-PARTS = {  # of ONNX Runtime, under names that all servers know the type of
+PARTS = {  # of ONNX Runtime, with suffixes that every server knows
     "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
     "onnxruntime.wasm": "package/dist/ort-wasm-simd-threaded.wasm",
 }
@@ -39,20 +40,20 @@ def main(argv: list[str] | None = None) -> None:
         "model", type=Path, nargs="?", help="ONNX file (default: newest in saved_models)"
     )
     args = parser.parse_args(argv)
-    model = OnnxModel(args.model or cli.newest_model())
+    model = OnnxModel(args.model or cli.newest(".onnx"))
     if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():
         raise StackError(f"{PUBLIC} holds something else: move it away, or go to another folder")
     fetch_runtime()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         write(Path(folder), model)
-        shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # which may be private by now
+        shutil.rmtree(PUBLIC / "examples", ignore_errors=True)  # may be private
         shutil.copytree(folder, PUBLIC, dirs_exist_ok=True)
-    how = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
-    cli.print_next(how)
+    commands = (PUBLIC / "README.md").read_text().partition("```sh\n")[2].partition("\n```")[0]
+    cli.print_next(commands)
 
 
 def fetch_runtime() -> None:
-    """Get ONNX Runtime for browsers, once. Raises StackError."""
+    """Download ONNX Runtime for browsers, once. Raises StackError if that fails."""
     if not RUNTIME.exists():
         print("fetching ONNX Runtime for browsers (33 MB) …", flush=True)
         command = ["npm", "pack", RUNTIME.stem.replace("-1", "@1")]
@@ -61,16 +62,16 @@ def fetch_runtime() -> None:
                 subprocess.run(command, cwd=folder, check=True, capture_output=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 raise StackError(
-                    f"{' '.join(command)} fails ({error}): install Node.js, or put what it writes"
-                    f" on another machine into {RUNTIME.parent}"
+                    f"{' '.join(command)} fails ({error}): install Node.js, or run it"
+                    f" on another machine and copy its file into {RUNTIME.parent}"
                 ) from error
             Path(folder, RUNTIME.name).rename(RUNTIME)
     if site.integrity(RUNTIME.read_bytes(), "sha512") != f"sha512-{SHA512}":
-        raise StackError(f"{RUNTIME} isn't as it was published: delete it, and run this again")
+        raise StackError(f"{RUNTIME} isn't the published file: delete it, and run this again")
 
 
 def write(folder: Path, model: OnnxModel) -> None:
-    """Write all files of the page for a packed model."""
+    """Write the page and a packed model into a folder."""
     metadata = model.metadata
     shutil.copytree(STATIC, folder, dirs_exist_ok=True)
     shutil.copyfile(model.path, folder / "model.onnx")

@@ -4,8 +4,8 @@
     python saveToBento.py saved_models/NAME.ckpt     # a certain one
 
 Exports the network to ONNX, quantises it to int8, and checks on the validation photos that neither
-step changes its answers. The ONNX file, with all that is known of the model as its metadata, goes
-beside the checkpoint, and into a Bento.
+step changes its answers. The ONNX file goes beside the checkpoint and into a Bento; its metadata
+describes the model.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from simplestack import cli
 if __name__ == "__main__":
     cli.start("bentoml")
 
-# Before BentoML is imported, which otherwise reports what is built to its makers.
+# BentoML reads this when it is imported; without it, each build is reported to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
@@ -34,13 +34,13 @@ from simplestack.training import checkpoint, folders, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.metrics import format_interval
 
-ONE_OF_THE_TUTORIALS = "val/ants/10308379_1b6c72e180.jpg"  # whose photos are public anyway
+TUTORIALS_PHOTO = "val/ants/10308379_1b6c72e180.jpg"  # the tutorial's photos are public anyway
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Pack a checkpoint if it isn't, try the result, and print the commands that serve it."""
+    """Pack a checkpoint unless it is packed, try the Bento, and print the commands to serve it."""
     args = parse_arguments(argv)
-    path = args.checkpoint or checkpoint.newest(Path("saved_models"))
+    path = args.checkpoint or cli.newest(".ckpt")
     state = checkpoint.load(path)
     data_dir = args.data_dir or Path(state.arguments["data_dir"])
     select_photos(state, path, data_dir)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{path} is packed already.")
     else:
         print(f"Packing {path} as {name}")
-        # Until the Bento is built, the old ONNX file stays, which belongs to the old Bento.
+        # The old ONNX file belongs to the old Bento, so it stays until the new Bento is built.
         with tempfile.TemporaryDirectory() as folder, write_atomically(onnx) as file:
             exported = onnx_file.export(
                 state, path, data_dir, Path(folder), with_examples=with_examples
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Return checkpoint, data_dir, name and examples; None for what isn't given."""
+    """Return checkpoint, data_dir, name and examples; missing ones are None."""
     parser = argparse.ArgumentParser(
         description="Pack a checkpoint into a BentoML service.",
         epilog="Next: bentoml serve NAME:latest",
@@ -89,9 +89,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
-    """Drop photos that are gone; say so if what the checkpoint learned from has changed since.
+    """Drop missing photos from the checkpoint; print a note if any have changed since training.
 
-    Raises StackError if none are left.
+    Raises StackError if a split has none left.
     """
     if changed := folders.changes(folders.scan(data_dir), state.classes, state.sizes):
         again = shlex.join(["--data-dir", str(data_dir), "--output", str(path)])
@@ -107,16 +107,16 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
 
 
 def has_public_photos(state: Checkpoint, data_dir: Path) -> bool:
-    """Return whether the photos are drawn or the tutorial's, so that anyone may see them."""
+    """Return whether anyone may see the photos: they are drawn, or the tutorial's."""
     drawn = (data_dir / sample.NOTE).exists()
-    return drawn or ONE_OF_THE_TUTORIALS in state.photos["val"]
+    return drawn or TUTORIALS_PHOTO in state.photos["val"]
 
 
 def show(bento: bentoml.Bento, onnx: Path, photo: Path) -> None:
-    """Predict a photo with the packed service; print where it is and how to serve it."""
+    """Classify a photo with the Bento; print its metrics, its paths and the next command."""
     saved_path = str(Path(bento.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
-    with local_server.serve(saved_path) as url:
+    with local_server.serve(saved_path, API_TOKEN="") as url:
         answer = local_server.predict(url, photo)
     name = printable(os.fsencode(photo).decode(errors="backslashreplace"))  # if not UTF-8
     metadata = OnnxModel(onnx).metadata

@@ -35,11 +35,12 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from simplestack.report import report
-from simplestack.training import checkpoint, console, dataset, metrics
+from simplestack.training import checkpoint, console, dataset
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Batch, training_batches
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import cache_frozen_outputs, evaluate
+from simplestack.training.metrics import loss_and_accuracy
 from simplestack.training.model import Classifier, fit_head, pretrained
 from simplestack.training.recipes import MOMENTUM, RECIPES
 
@@ -54,16 +55,17 @@ def main(args: argparse.Namespace) -> None:
         return
     # Better to fail now than after the training.
     checkpoint.check_output(path, replace=options.update or path == options.checkpoint)
-    if resumed and options.update and report.is_complete(path, resumed, options.epochs):
+    is_complete = resumed and resumed.epoch >= options.epochs and report.page(path).exists()
+    if options.update and is_complete:
         print(f"{path} is trained on these photos already: nothing to do.")
         return
     state = resumed or checkpoint.new(options)
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
-    is_same = path == options.checkpoint and state.arguments == options.recorded()
+    is_changed = path != options.checkpoint or state.arguments != options.recorded()
     state.arguments = options.recorded()
-    if resumed and not is_same:  # there may be no epoch left to save
+    if resumed and is_changed:  # save it even if no epoch is left to train
         checkpoint.save(path, state, world.rank)
-    report.page(path).unlink(missing_ok=True)  # of the epochs before
+    report.page(path).unlink(missing_ok=True)  # it shows the epochs before
     try:
         train(options, state, world)
         world.stop()
@@ -77,36 +79,36 @@ def main(args: argparse.Namespace) -> None:
 def train(options: Options, state: Checkpoint, world: World) -> None:
     """Train from the photos to the checkpoint; after a resume, as if it had never stopped."""
     recipe = RECIPES[options.recipe]
-    photos, val_photos = dataset.open_photos(options, state, world)
-    console.introduce(state, photos, val_photos, world)
+    train_photos, val_photos = dataset.load_photos(options, state, world)
+    console.print_start(state, train_photos, val_photos, world)
 
     # Model, criterion, optimizer, scheduler: the learning rate follows from the step
     torch.manual_seed(options.seed % 2**64)
-    build = Classifier if state.history or options.from_scratch else pretrained
-    model = build(len(state.classes)).freeze(recipe.frozen_stages)
+    create = Classifier if state.history or options.from_scratch else pretrained
+    model = create(len(state.classes)).freeze(recipe.frozen_stages)
     model.to(memory_format=torch.channels_last).to(world.device)
-    class_weights = photos.class_weights() if options.class_weights else None
+    class_weights = train_photos.class_weights() if options.class_weights else None
     criterion = nn.CrossEntropyLoss(class_weights, reduction="sum").to(world.device)
     optimizer = SGD(model.parameter_groups(options.lr, recipe.head_lr), momentum=MOMENTUM)
     state.restore(model, optimizer, world.scaler)  # a new run has nothing to restore
-    steps = math.ceil(len(photos) / options.batch_size)  # per epoch
+    steps = math.ceil(len(train_photos) / options.batch_size)  # per epoch
     scheduler = LambdaLR(
         optimizer, lambda n: recipe.lr_scale(n / steps, options.epochs), state.epoch * steps - 1
     )
     ddp_model = world.parallel(model)
     val_frozen = cache_frozen_outputs(model, val_photos, world)
 
-    # Epoch 0 fits the head alone; the others train all stages that aren't frozen
+    # Epoch 0 fits only the head; the others train all stages that aren't frozen
     for epoch in range(state.next_epoch, options.epochs + 1):
         started = time.perf_counter()
         if epoch == 0:
-            features, _ = evaluate(model, photos, world)
-            loss, accuracy = fit_linear_probe(model, features, photos.labels, class_weights)
+            features, _ = evaluate(model, train_photos, world)
+            loss, accuracy = fit_linear_probe(model, features, train_photos.labels, class_weights)
         else:
             ddp_model.train(not recipe.frozen_statistics)
             loss, accuracy = train_one_epoch(
                 model=ddp_model,
-                batches=training_batches(photos, epoch, options, world),
+                batches=training_batches(train_photos, epoch, options, world),
                 criterion=criterion,
                 optimizer=optimizer,
                 scheduler=scheduler,
@@ -116,11 +118,11 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
         if epoch == 0:
             state.features = torch.cat([features, val_features])
         state.add_epoch(epoch, (loss, accuracy), val_logits, val_photos.labels, started)
-        state.keep(model, optimizer, world.scaler)  # as the last epoch; as the best, if it is
-        if epoch == options.epochs and not recipe.linear_probe:  # for the report
+        state.keep(model, optimizer, world.scaler)  # as the last epoch; also as the best, if it is
+        if epoch == options.epochs and not recipe.linear_probe:  # features for the report
             model.load_state_dict(state.best)
-            parts = [evaluate(model, part, world)[0] for part in (photos, val_photos)]
-            state.features = torch.cat(parts)
+            splits = [evaluate(model, photos, world)[0] for photos in (train_photos, val_photos)]
+            state.features = torch.cat(splits)
         checkpoint.save(options.output, state, world.rank)
         world.print(console.format_epoch(state))
 
@@ -128,14 +130,14 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
 def fit_linear_probe(
     model: Classifier, features: Tensor, targets: Tensor, class_weights: Tensor | None
 ) -> tuple[float, float]:
-    """Fit the head to features, N×512; return the mean loss and the accuracy.
+    """Fit the head to N×512 features and N class indices; return the mean loss and the accuracy.
 
     Fine-tuning from there distorts the features less (Kumar et al. 2022, "Fine-Tuning can Distort
     Pretrained Features").
     """
     head = fit_head(features, targets, model.resnet.fc.out_features, class_weights)
     model.resnet.fc.load_state_dict(head.state_dict())
-    return metrics.loss_and_accuracy(head(features), targets)
+    return loss_and_accuracy(head(features), targets)
 
 
 def train_one_epoch(
@@ -154,7 +156,7 @@ def train_one_epoch(
         with world.autocast():
             logits = model(batch.photos)
         loss = batch.weight * criterion(logits.float(), batch.targets)
-        # DDP averages gradients over the processes; scaled like this, that is the batch's mean.
+        # DDP averages gradients over the processes: with this scale, they are the batch's mean.
         optimizer.zero_grad()
         world.scaler.scale(loss * world.world_size / batch.size).backward()
         world.scaler.step(optimizer)
@@ -163,16 +165,16 @@ def train_one_epoch(
         correct = batch.weight * (logits.argmax(1) == batch.targets).sum()
         sums += torch.stack([loss.detach(), correct])
         count += batch.size
-    world.share_statistics(model)
-    loss_sum, correct_sum = world.sum(sums).tolist()  # only now, it waits for the device
+    world.broadcast_statistics(model)
+    loss_sum, correct_sum = world.sum(sums).tolist()  # the only wait for the device
     return loss_sum / count, correct_sum / count
 
 
 def finish(options: Options) -> None:
     """Write the report, print the result and the next command; pack the checkpoint if wanted."""
     path = options.output
-    state, measured = report.write(path)
-    print(f"\nbest validation accuracy {console.format_best(state, measured['accuracy'])}")
+    state, metrics = report.write(path)
+    print(f"\nbest validation accuracy {console.format_best(state, metrics['accuracy'])}")
     print(f"report: {report.page(path)}\ncheckpoint: {path}")
     if not console.wants_bento(options.save_to_bento):
         cli.print_next(f"python saveToBento.py {shlex.quote(str(path))}")

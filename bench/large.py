@@ -1,10 +1,10 @@
-"""Measure what it costs and changes that a large JPEG is decoded at a fraction of its size.
+"""Measure the time and the effect of decoding large JPEGs at a fraction of their size.
 
     python -m bench.large saved_models/NAME.ckpt
 
 The validation photos are enlarged to 12 megapixels. The time is that of the packed service, against
 the original photos. The answers are compared with those to the same pictures decoded at full size,
-in float32 and as served; noise in the latter shows what a difference means.
+in float32 and as served. The effect of noise in them is for comparison.
 """
 
 import argparse
@@ -66,9 +66,9 @@ def ask(url: str, body: bytes) -> tuple[list[float], float]:
 
 
 def main() -> None:
-    """Print the ratio of the times, and how far the answers differ."""
+    """Print the ratio of the times, and the differences between the answers."""
     parser = argparse.ArgumentParser(description="Compare large JPEGs with full-size decoding.")
-    parser.add_argument("checkpoint", type=Path, help="that was packed last")
+    parser.add_argument("checkpoint", type=Path, help="the one that was packed last")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
     args = parser.parse_args()
     state = checkpoint.load(args.checkpoint)

@@ -21,8 +21,8 @@ def describe() -> str:
     """Return the date, the processor and the versions of Python and PACKAGES, in two lines."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.exists() and (found := re.search(r"model name\s*: (.*)", info.read_text())):
-        processor = found[1]
+    if info.exists() and (match := re.search(r"model name\s*: (.*)", info.read_text())):
+        processor = match[1]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {processor}, {platform.system()},"

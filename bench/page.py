@@ -78,21 +78,21 @@ def ask_both(folder: Path, photos: list[Path]) -> list[Answers]:
 
 def report(answers: list[Answers]) -> None:
     """Print how far the page's and the service's answers differ; exit if too far."""
-    both = [row for row in answers if "label" in row[1] and "label" in row[2]]
-    if not both:
+    rows = [row for row in answers if "label" in row[1] and "label" in row[2]]
+    if not rows:
         sys.exit("error: there is no photo that both the page and the service can answer")
     moved = {
         photo: max(abs(page["probabilities"][x] - p) for x, p in service["probabilities"].items())
-        for photo, page, service in both
+        for photo, page, service in rows
     }
-    similar = max(abs(page["similarity"] - service["similarity"]) for _, page, service in both)
-    same = sum(page["label"] == service["label"] for _, page, service in both)
-    unlike = sum(page["unlike"] == service["unlike"] for _, page, service in both)
+    similar = max(abs(page["similarity"] - service["similarity"]) for _, page, service in rows)
+    same = sum(page["label"] == service["label"] for _, page, service in rows)
+    unlike = sum(page["unlike"] == service["unlike"] for _, page, service in rows)
     print(
-        f"page and service: the same label for {same} of {len(both)} photos that both can read (of"
+        f"page and service: the same label for {same} of {len(rows)} photos that both can read (of"
         f" {len(answers)}), and unlike for {unlike}; probabilities differ by at most"
         f" {max(moved.values()):.4f}, similarities by {similar:.4f};"
-        f" {median(page['ms'] for _, page, _ in both):.0f} ms a photo"
+        f" {median(page['ms'] for _, page, _ in rows):.0f} ms a photo"
     )
     differ = [x for x, page, service in answers if page.get("label") != service.get("label")]
     differ += [x for x, by in moved.items() if by > TOLERANCE and x.suffix.lower() in JPEG]

@@ -1,4 +1,4 @@
-"""Race the packed service against what people would pick instead, all with the same photos.
+"""Race the packed service against common alternatives, all with the same photos.
 
     pip install --target bench/others fastapi litserve uvicorn
     python -m bench.serve saved_models/NAME.ckpt | tee bench/results/serve.txt
@@ -130,7 +130,7 @@ UVICORN = (
     f"exec python -m uvicorn app:app --port $PORT --workers {WORKERS} --no-access-log"
     " --log-level warning"
 )
-# Requests that never end, a byte now and then, until each is given up on:
+# Endless requests, a byte every 0.2 s, until the server closes the connection:
 SLOW_CLIENT = """
 import contextlib, socket, time
 head = b"POST /predict HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 99999\\r\\n\\r\\n"
@@ -145,7 +145,7 @@ while True:
 
 @dataclass
 class Contender:
-    """A server, and what was measured of it."""
+    """A server and its measurements."""
 
     name: str
     port: int
@@ -159,7 +159,7 @@ class Contender:
 def served(
     name: str, command: str, folder: Path, form: bool = False, **environment: str
 ) -> Iterator[Contender]:
-    """Start a server in a folder, wait until it answers, and stop it in the end."""
+    """Start a server in a folder, wait until it answers, and finally stop it."""
     contender = Contender(name, local_server.free_port(), form)
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment["PORT"] = str(contender.port)
@@ -187,8 +187,8 @@ def contenders(
     checkpoint: Path, bento: Path, model: Path, folder: Path, stack: ExitStack
 ) -> list[Contender]:
     """Start all contenders, the packed Bento last."""
-    known = (str(checkpoint.resolve()), str(model), WORKERS, max(1, cores() // WORKERS))
-    constants = f"CHECKPOINT, MODEL, WORKERS, THREADS = {known!r}"
+    values = (str(checkpoint.resolve()), str(model), WORKERS, max(1, cores() // WORKERS))
+    constants = f"CHECKPOINT, MODEL, WORKERS, THREADS = {values!r}"
     started = []
     for name, command, program in (
         ("FastAPI + torch", UVICORN, TORCH + FASTAPI),
@@ -244,7 +244,7 @@ def ceiling(model: Path, paths: list[Path]) -> float:
 
 
 def median_ratio(values: list[float], others: list[float]) -> float:
-    """Return the median of the ratios, round by round: neighbours in time."""
+    """Return the median of the ratios of each round, whose values are close in time."""
     return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
@@ -266,7 +266,7 @@ def show(field: list[Contender], ceilings: list[float]) -> None:
 def main() -> None:
     """Race with 8 connections and with 1, then compare with the ceiling under other conditions."""
     parser = argparse.ArgumentParser(description="Race the packed service against others.")
-    parser.add_argument("checkpoint", type=Path, help="that was packed last")
+    parser.add_argument("checkpoint", type=Path, help="the one that was packed last")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
     args = parser.parse_args()
     if not shutil.which("wrk") or not OTHERS.exists():
@@ -289,8 +289,8 @@ def main() -> None:
             for contender in field:
                 contender.rates.append(load(contender, folder / "all", 8)["rate"])
             for contender in field:
-                alone = load(contender, folder / "one", 1)
-                contender.latencies.append((alone["p50"], alone["p99"]))
+                latency = load(contender, folder / "one", 1)
+                contender.latencies.append((latency["p50"], latency["p99"]))
         slow = SLOW_CLIENT.format((local_server.HOST, field[-1].port))
         conditions: list[tuple[str, int, str, AbstractContextManager[None]]] = [
             ("a connection for each request", 8, "close", nullcontext()),

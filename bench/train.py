@@ -88,19 +88,19 @@ def race(commands: dict[str, list[str]], data_dir: Path) -> None:
 
 
 def busy(data_dir: Path) -> None:
-    """Train alone and beside a busy process, in turns; print what an epoch takes."""
+    """Train with and without a busy process, in turns; print the seconds of an epoch."""
     ratios = []
     for _ in range(ROUNDS):
-        _, alone, _ = timed(TRAIN, data_dir)
+        _, undisturbed, _ = timed(TRAIN, data_dir)
         with machine.beside(machine.BUSY):
             _, beside, _ = timed(TRAIN, data_dir)
-        ratios.append(beside / alone)
-        print(f"an epoch: {alone:.1f} s alone, {beside:.1f} s beside a busy process", flush=True)
+        ratios.append(beside / undisturbed)
+        print(f"an epoch: {undisturbed:.1f} s, beside a busy process {beside:.1f} s", flush=True)
     print(f"{statistics.median(ratios):.2f} times as long (median)")
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Run the commands, under the conditions that the options choose."""
     parser = argparse.ArgumentParser(description="Race train.py against the tutorial's loop.")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: data)")
     parser.add_argument("--busy", action="store_true", help="only beside a busy process")

@@ -5,7 +5,7 @@ python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
 python -m simplestack fetch-weights         download the ImageNet weights
 python -m simplestack report CHECKPOINT     write the report of a training again
 python -m simplestack saved-path [NAME]     print where the latest Bento is
-python -m simplestack tag CHECKPOINT        print the tag of the Bento packed from it
+python -m simplestack tag CHECKPOINT        print the tag of its latest Bento
 """
 
 import os
@@ -23,16 +23,22 @@ from simplestack.training import sample
 
 
 def main(arguments: list[str]) -> None:
-    """Run a command. Raises StackError if it fails."""
+    """Run a command; its arguments follow its name. Raises StackError if it fails."""
     match arguments:
         case ["check-port"]:
             local_server.check_port(settings.read().port)
         case ["draw-sample", folder]:
             sample.write(Path(folder), sample.COUNTS)
         case ["fetch-weights"]:
-            fetch_weights()
+            from simplestack.training import model  # noqa: PLC0415  (imports PyTorch: seconds)
+
+            try:
+                model.pretrained(2)
+            except model.UnreachableError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(os.EX_UNAVAILABLE)  # for run.sh
         case ["report", path]:
-            from simplestack.report import report  # noqa: PLC0415  (imports PyTorch: seconds)
+            from simplestack.report import report  # noqa: PLC0415  (as above)
 
             report.write(Path(path))
             print(f"report: {report.page(Path(path))}")
@@ -43,17 +49,6 @@ def main(arguments: list[str]) -> None:
         case _:
             print(__doc__, file=sys.stderr)
             sys.exit(2)
-
-
-def fetch_weights() -> None:
-    """Download the ImageNet weights; exit with EX_UNAVAILABLE, for run.sh, if it can't."""
-    from simplestack.training import model  # noqa: PLC0415  (as above)
-
-    try:
-        model.pretrained(2)
-    except model.UnreachableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(os.EX_UNAVAILABLE)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts share: one-line errors, the newest model, the next command. Not deployed."""
+"""Shared by the scripts: one-line errors, the newest file, the next command. Not deployed."""
 
 import importlib.util
 import os
@@ -10,6 +10,7 @@ from types import TracebackType
 
 from simplestack.serving.errors import StackError, printable
 
+WRITERS = {".ckpt": "train.py", ".onnx": "saveToBento.py"}
 ACTIVATE = "activate the environment first (. .venv/bin/activate)"
 
 
@@ -30,7 +31,7 @@ def start(package: str) -> None:
 def one_line(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print an exception that ends the script: without a traceback if it is no fault of ours."""
+    """Print an exception that ends the script; with a traceback only if it is a bug."""
     if isinstance(error.__cause__, KeyboardInterrupt):  # NumPy makes it an ImportError
         error = error.__cause__
     if isinstance(error, KeyboardInterrupt):
@@ -43,11 +44,11 @@ def one_line(
         sys.__excepthook__(kind, error, traceback)
 
 
-def newest_model() -> Path:
-    """Return the ONNX file that was packed last. Raises StackError if there is none."""
-    paths = sorted(Path("saved_models").glob("*.onnx"), key=lambda path: path.stat().st_mtime)
+def newest(suffix: str, folder: Path = Path("saved_models")) -> Path:
+    """Return the .ckpt or .onnx file that was written last. Raises StackError if there is none."""
+    paths = sorted(folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime)
     if not paths:
-        raise StackError("nothing is packed yet: make run, or python saveToBento.py")
+        raise StackError(f"{folder}/ has no {suffix} file: run `python {WRITERS[suffix]}` first")
     return paths[-1]
 
 

@@ -43,20 +43,12 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        _sync_folder(path.parent)  # or a power cut may undo the renaming
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # or a power cut may undo the renaming
+        os.close(folder)
     except OSError as error:
         error.filename = error.filename or str(path)  # a write to a full disk names no file
         raise
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from simplestack.packing import dockerfile
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel
 
-MODEL = "resnet18"  # as in service.py, which spells it out
+ARCHITECTURE = "resnet18"  # also the name of the model in BentoML's store: see service.py
 NAME = re.compile("[a-z][a-z0-9_]{0,62}")  # of a Bento, as BentoML and Docker allow it
 NAME_RULE = "a letter and up to 62 letters, digits and underscores, all in lower case"
 TUTORIALS_CLASSES, TUTORIALS_NAME = ["ants", "bees"], "ant_or_bee_classifier"
@@ -42,11 +42,11 @@ def build_bento(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento:
     """Save an ONNX file in BentoML's store and build a Bento around it: both or neither."""
     metadata = OnnxModel(file).metadata
     classes = " and ".join(metadata["classes"])
-    with bentoml.models.create(MODEL) as bento_model:
+    with bentoml.models.create(ARCHITECTURE) as bento_model:
         shutil.copy(file, bento_model.path_of("model.onnx"))
     bento = None
     try:
-        # From a folder that holds what is served and nothing else.
+        # The build folder has only the files that are deployed.
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder, "simplestack")
             shutil.copytree(PROJECT / "simplestack/serving", package / "serving")
@@ -74,7 +74,7 @@ def build_bento(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento:
 
 
 def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
-    """Return the Bento that was packed last, of a name or tag, or from a checkpoint with a SHA-256.
+    """Return the newest Bento; if they are given, with a name or tag, or a checkpoint's SHA-256.
 
     Raises StackError if there is none.
     """
@@ -93,19 +93,19 @@ def latest(name: str = "", checkpoint: str = "") -> bentoml.Bento:
 
 
 def find_packed(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento | None:
-    """Return the latest Bento of a name if it is whole and has these labels and this ONNX file."""
+    """Return the latest Bento of a name if it is complete and has these labels and ONNX file."""
     try:
         bento = latest(name)
     except StackError:
         return None
     models = Path(bento.path).glob("models/*/*/model.onnx")
     same = file.exists() and [hash_files(path) for path in models] == [hash_files(file)]
-    whole = Path(bento.path, "Dockerfile").exists()
-    return bento if same and whole and bento.info.labels == labels else None
+    complete = Path(bento.path, "Dockerfile").exists()
+    return bento if same and complete and bento.info.labels == labels else None
 
 
 def hash_code() -> str:
-    """Return the SHA-256 of everything but the checkpoint that shapes a Bento."""
+    """Return the SHA-256 of the code and requirements that a Bento depends on."""
     files = (path for path in (PROJECT / "simplestack").rglob("*") if path.is_file())
     package = sorted(path for path in files if path.suffix != ".pyc")
     return hash_files(*package, *(PROJECT / x for x in (*SCRIPTS, "saveToBento.py", REQUIREMENTS)))

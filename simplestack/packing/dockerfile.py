@@ -26,14 +26,7 @@ RUN pip install --no-cache-dir --no-compile -r ./env/python/requirements.txt && 
 """,
     """\
 EXPOSE 3000
-
-# Expose Prometheus port
-EXPOSE 3001
-
-RUN chmod +x /home/bentoml/bento/env/docker/entrypoint.sh
-
-USER bentoml
-
+…
 ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
 """: f"""\
 # Changed: Heroku ignores EXPOSE and sets $PORT. /metrics is served there too.
@@ -55,8 +48,8 @@ CMD cd src && python -m simplestack.serving.settings && \\
     exec gunicorn --bind "0.0.0.0:${{PORT:-{Settings.port}}}"
 """,
 }
-"""Text to replace in BentoML's Dockerfile, and what replaces it. "…" matches anything."""
-HEROKU_YML = "build:\n  docker:\n    web: Dockerfile\n"  # lets Heroku build what git pushes
+"""Lines of BentoML's Dockerfile, and their replacements. "…" matches anything."""
+HEROKU_YML = "build:\n  docker:\n    web: Dockerfile\n"  # Heroku builds the image after git push
 
 
 def prepare(saved_path: Path) -> None:

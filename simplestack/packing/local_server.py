@@ -16,8 +16,8 @@ import requests
 from simplestack.serving.errors import StackError, printable
 
 HOST = "127.0.0.1"
-LAST_LINES = 20  # printed of the log of a server that fails
-READY_WITHIN = 120  # seconds; a cold disk or a busy machine can need many of them
+LAST_LINES = 20  # of the log, printed if the server fails
+READY_WITHIN = 120  # seconds; a cold disk or a busy machine is slow
 
 
 def session() -> requests.Session:
@@ -45,7 +45,7 @@ def check_port(port: int) -> None:
 
 @contextmanager
 def serve(bento: str, **environment: str) -> Iterator[str]:
-    """Serve a Bento, given by tag or path, on a free port and yield the URL.
+    """Serve a Bento, from its tag or path, on a free port and yield the URL.
 
     Raises StackError, and prints the end of the server's log, if it doesn't become ready.
     """
@@ -84,16 +84,10 @@ def _becomes_ready(server: "subprocess.Popen[bytes]", url: str) -> bool:
 def predict(url: str, image: Path) -> str:
     """Post an image to /predict and return the answer, a line of JSON without its end.
 
-    Raises StackError if the image can't be read or the service rejects it.
+    Raises StackError if the service rejects the image.
     """
     headers = {"Content-Type": "image/*"}
-    if token := os.environ.get("API_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    try:
-        body = image.read_bytes()
-    except OSError as error:
-        raise StackError(f"can't read {image} ({error.strerror}): name a photo") from error
-    response = session().post(f"{url}/predict", body, headers=headers, timeout=60)
+    response = session().post(f"{url}/predict", image.read_bytes(), headers=headers, timeout=60)
     if not response.ok:
         raise StackError(f"{image} is rejected: {response.status_code} {response.text.rstrip()}")
     return response.text.rstrip()

@@ -1,9 +1,6 @@
 """Export a trained model to ONNX, quantize it, and compute the outputs to compare them by."""
 
-import contextlib
-import io
 import itertools
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,17 +17,17 @@ from simplestack.serving import images
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import Floats, OnnxModel, Outputs, softmax
 from simplestack.training.dataset import Photos
+from simplestack.training.evaluate import BATCH
 from simplestack.training.model import Classifier
 
-BATCH = 32  # photos; has no influence on the result
-FLOAT32_BITS = 24  # of a whole number that float32 holds
-MARGIN = 0.02  # of a bit, for what rounding adds
-MAX_CHANGED = 0.01  # share of the answers that int8 may change, and at least one
-MAX_MOVED = 0.02  # by int8, of the probabilities, on average
+FLOAT32_BITS = 24  # float32 holds whole numbers of up to so many bits exactly
+ROUNDING_MARGIN = 0.02  # bits, since rounded weights can have a larger sum
+MAX_CHANGED = 0.01  # share of the answers that int8 may change; it may always change one
+MAX_MOVED = 0.02  # mean change of the probabilities by int8
 
 
 class _Explained(nn.Module):
-    """The exported model, whose forward pass also returns what explains its logits."""
+    """The model to export, whose forward pass also returns activation maps and features."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
@@ -46,17 +43,16 @@ def to_onnx(model: Classifier, path: Path) -> None:
     Input: `photos`, N×224×224×3 uint8. Outputs: `logits`, `maps` and `features`, as in `explain`.
     """
     example = torch.zeros(2, images.CROP, images.CROP, 3, dtype=torch.uint8)
-    with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
-        torch.onnx.export(
-            _Explained(model).eval(),
-            (example,),
-            path,
-            input_names=["photos"],
-            output_names=["logits", "maps", "features"],
-            dynamic_shapes={"photos": {0: torch.export.Dim("batch")}},
-            external_data=False,
-            verbose=False,
-        )
+    torch.onnx.export(
+        _Explained(model).eval(),
+        (example,),
+        path,
+        input_names=["photos"],
+        output_names=["logits", "maps", "features"],
+        dynamic_shapes={"photos": {0: torch.export.Dim("batch")}},
+        external_data=False,
+        verbose=False,
+    )
 
 
 class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -73,9 +69,9 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
 def quantize(fp32: Path, int8: Path, photos: Photos) -> None:
     """Write an int8 version of an fp32 model: static, QDQ, one scale per output channel.
 
-    `photos` is the calibration set, from which the activation ranges are measured. The first layer
-    stays in fp32, since rounding costs most there. So does the head, to keep the mean of a map
-    exactly the logit.
+    `photos` is the calibration set: the activation ranges are measured on it. The first layer stays
+    in fp32, since rounding costs most there. So does the head: the mean of a map is then exactly
+    the logit.
     """
     prepared = int8.with_suffix(".prepared.onnx")
     quant_pre_process(str(fp32), str(prepared))
@@ -83,32 +79,25 @@ def quantize(fp32: Path, int8: Path, photos: Photos) -> None:
     nodes = onnx.load(prepared).graph.node
     layers = [node.name for node in nodes if node.op_type == "Conv"]
     pooling = [node.name for node in nodes if node.op_type == "MaxPool"]  # slower in int8
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises pre-processing even after pre-processing
-    try:
-        quantization.quantize_static(
-            str(prepared),
-            str(int8),
-            _Calibration(photos),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[layers[0], *pooling, layers[-1]],
-        )
-    finally:
-        logging.root.setLevel(level)
-        prepared.unlink(missing_ok=True)
+    quantization.quantize_static(
+        str(prepared),
+        str(int8),
+        _Calibration(photos),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=[layers[0], *pooling, layers[-1]],
+    )
 
 
 def make_first_layer_exact(path: Path) -> None:
-    """Round the first layer's weights, normalisation included, so that its sums are exact.
+    """Round the first layer's weights, after normalisation, so that its sums are exact.
 
-    Its inputs become whole numbers, and its weights multiples of a power of two, so few that
-    float32 holds each sum. So the quantized layers behind it begin with the same numbers on any CPU
-    and in any browser, whatever the order in which these add. Where some are rounded otherwise,
-    probabilities differ by up to 0.05. At the edges, padding differs from the mean pixel by less
-    than half a level.
+    Its inputs become whole numbers, and its weights multiples of a power of two that is large
+    enough for float32 to hold each sum. CPUs and browsers add in different orders, but the
+    quantized layers then get the same numbers on all of them; without this, probabilities differ
+    by up to 0.05. At the edges, padding differs from the mean pixel by less than half a level.
     """
     model = onnx.load(path)
     layer = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -120,7 +109,7 @@ def make_first_layer_exact(path: Path) -> None:
     weight /= std
     bias -= (weight * (mean - level)).sum((1, 2, 3))
     largest = (np.abs(weight) * np.maximum(level, 255 - level)).sum((1, 2, 3)) + np.abs(bias)
-    unit = 2 ** np.ceil(np.log2(largest / 2**FLOAT32_BITS) + MARGIN)
+    unit = 2 ** np.ceil(np.log2(largest / 2**FLOAT32_BITS) + ROUNDING_MARGIN)
     weight, bias = (
         np.rint(values / per) * per
         for values, per in ((weight, unit[:, None, None, None]), (bias, unit))
@@ -133,17 +122,16 @@ def make_first_layer_exact(path: Path) -> None:
 def read_photos(photos: Photos, batch: int = BATCH) -> Iterator[Photo]:
     """Yield photos in batches, n×224×224×3 uint8. Raises StackError if one can't be used."""
     pixels = map_in_threads(lambda name: photos.read(name).pixels.numpy(), photos.names)
-    while several := list(itertools.islice(pixels, batch)):
-        yield np.stack(several)
+    while chunk := list(itertools.islice(pixels, batch)):
+        yield np.stack(chunk)
 
 
 def outputs_of(
     models: Sequence[Classifier | OnnxModel], photos: Photos
 ) -> list[tuple[Floats, Floats]]:
     """Return the logits, N×C, and the features, N×512, of each model for the same photos."""
-    bar = tqdm(total=len(photos), desc="comparing", unit="photo", leave=False, disable=None)
     outputs: list[list[tuple[Floats, Floats]]] = [[] for _ in models]
-    with bar:
+    with tqdm(total=len(photos), desc="comparing", leave=False, disable=None) as bar:
         for batch in read_photos(photos):
             for parts, model in zip(outputs, models, strict=True):
                 logits, _, features = run(model, batch)
@@ -154,7 +142,7 @@ def outputs_of(
 
 
 def run(model: Classifier | OnnxModel, photos: Photo) -> Outputs:
-    """Return logits, maps and features of PyTorch's model or of an exported one."""
+    """Run PyTorch's model or an exported one on N photos, as `Classifier.explain`."""
     if isinstance(model, OnnxModel):
         return model(photos)
     with torch.inference_mode():
@@ -165,7 +153,7 @@ def run(model: Classifier | OnnxModel, photos: Photo) -> Outputs:
 def reason_against_int8(int8: Floats, fp32: Floats, labels: list[int]) -> str:
     """Return why the N×C logits of the int8 model are too far from fp32's; "" if they aren't.
 
-    An answer that becomes right doesn't count.
+    An answer that becomes correct isn't counted as changed.
     """
     answers = int8.argmax(1)
     changed = int(((answers != fp32.argmax(1)) & (answers != np.array(labels))).sum())

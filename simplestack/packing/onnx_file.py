@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from simplestack.packing import examples, onnx_export, similarity
-from simplestack.packing.bentos import hash_files
+from simplestack.packing.bentos import ARCHITECTURE, hash_files
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import Floats, Metadata, OnnxModel
@@ -19,7 +19,7 @@ from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
 CALIBRATION_PHOTOS = 100
-FEW_PHOTOS = 50
+MIN_VALIDATION_PHOTOS = 50
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
 PREPROCESSING: dict[str, int | str] = {
     "resize": images.RESIZE,  # pixels, the shorter side
@@ -33,8 +33,8 @@ class Exported(NamedTuple):
     """The ONNX file to serve, and its outputs for N photos beside PyTorch's."""
 
     file: Path
-    photos: Photos  # the validation photos, and maybe others
-    difference: float  # between the logits of PyTorch's model and of its fp32 export
+    photos: Photos  # the validation photos first
+    difference: float  # largest, between the logits of PyTorch's model and of its fp32 export
     expected: Floats  # PyTorch's logits, N×C
     logits: Floats  # the file's, N×C
     features: Floats  # the file's, N×512
@@ -43,10 +43,10 @@ class Exported(NamedTuple):
 def export(
     state: Checkpoint, path: Path, data_dir: Path, folder: Path, *, with_examples: bool
 ) -> Path:
-    """Export the best weights of the checkpoint that was loaded from `path`; return the ONNX file.
+    """Write the best weights of the checkpoint at `path` as ONNX to `folder`; return the file.
 
-    It is written to `folder`. Its metadata hold photos for the page only if `with_examples`. Raises
-    StackError if ONNX and PyTorch differ.
+    Its metadata contains photos for the page only if `with_examples`. Raises StackError if ONNX and
+    PyTorch differ.
     """
     network = Classifier(len(state.classes)).eval()
     network.load_state_dict(state.best)
@@ -54,8 +54,8 @@ def export(
     train, val = state.photos["train"], state.photos["val"]
     count = min(len(train), CALIBRATION_PHOTOS)
     calibration = [train[i * len(train) // count] for i in range(count)]
-    # Few validation photos tell little about int8, so compare its calibration photos, too.
-    photos = photos_of(val + calibration if len(val) < FEW_PHOTOS else val)
+    # A few validation photos say little about int8, so compare the calibration photos, too.
+    photos = photos_of(val + calibration if len(val) < MIN_VALIDATION_PHOTOS else val)
     exported = choose_precision(network, folder, photos_of(calibration), photos)
 
     bank_photos = photos_of(similarity.choose(train, state.classes))
@@ -70,7 +70,7 @@ def export(
 def choose_precision(
     network: Classifier, folder: Path, calibration: Photos, photos: Photos
 ) -> Exported:
-    """Export a network to `folder` as int8, or as fp32 if int8 changes too many answers.
+    """Export a network to `folder` in int8, or in fp32 if int8 changes too many answers.
 
     Raises StackError if the fp32 export and PyTorch differ.
     """
@@ -98,7 +98,7 @@ def choose_precision(
 def describe(
     state: Checkpoint, path: Path, exported: Exported, bank: Floats, *, with_examples: bool
 ) -> Metadata:
-    """Return all that is known of an exported model, given the features of its bank, M×512."""
+    """Return the metadata of an exported model, whose bank are M×512 features."""
     count = len(state.photos["val"])
     expected, logits, features = (outputs[:count] for outputs in exported[3:])
     targets = exported.photos.labels[:count].numpy()
@@ -106,7 +106,7 @@ def describe(
     return {
         "classes": state.classes,
         "notice": state.disclaimer,
-        "architecture": state.architecture,
+        "architecture": ARCHITECTURE,
         "preprocessing": PREPROCESSING,
         "precision": exported.file.stem,
         "trained": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}",

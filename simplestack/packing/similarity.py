@@ -1,8 +1,8 @@
-"""How similar a photo is to those of training, and from where on it is unlike them.
+"""The similarity of a photo to the training photos, and the threshold for calling it unlike them.
 
 The similarity is the largest cosine of the photo's features with those of a training photo (Sun et
-al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors"). The training photos that it
-is compared with, the bank, are part of the exported model.
+al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors"). The exported model contains
+the features of up to 1,000 training photos, the bank.
 """
 
 import itertools
@@ -15,20 +15,20 @@ import onnx
 from simplestack.serving.inference import Floats, Unlike
 from simplestack.training.folders import class_of
 
-ROWS = 1000  # of the bank, at most, or one for each class: 2 MB
+MAX_BANK = 1000  # photos, or one for each class: 2 MB
 PERCENTILE = 4.5  # docs/benchmarks.md compares some
-FEW = 20  # photos: of fewer, no such percentile is known
-COPY = 0.9999  # similarity from which a photo is the same one, in another file
-ALIKE = 0.99  # the threshold from which the network can't tell photos apart
+MIN_BANK = 20  # photos: fewer have no such percentile
+COPY = 0.9999  # minimal similarity of two files with the same photo
+MAX_THRESHOLD = 0.99  # above it, the network can't tell photos apart
 
 
 def choose(names: list[str], classes: list[str]) -> list[str]:
-    """Return the training photos for the bank: of too many some at random, of each class alike."""
+    """Return up to MAX_BANK training photos, at random; the classes take turns."""
     of_class = defaultdict(list)
     for i in np.random.default_rng(0).permutation(len(names)):
         of_class[class_of(names[i], classes)].append(names[i])
     by_turns = itertools.chain(*itertools.zip_longest(*of_class.values()))
-    return [name for name in by_turns if name][: max(ROWS, len(classes))]
+    return [name for name in by_turns if name][: max(MAX_BANK, len(classes))]
 
 
 def add_bank(path: Path, bank: Floats) -> None:
@@ -53,18 +53,18 @@ def add_bank(path: Path, bank: Floats) -> None:
 
 
 def threshold(bank: Floats, validation: Floats) -> Unlike:
-    """Return the similarity below which a photo is unlike the bank's, and how it is chosen.
+    """Return the threshold: photos with a lower similarity are unlike those of the bank, M×512.
 
-    It is a percentile of the similarities of the bank's own photos, M×512, each to the nearest
-    other. If no threshold makes sense, it is None, with the reason. The share of the validation
-    photos below it is measured on their features, N×512.
+    It is a percentile of the similarities of the bank's own photos, each to the nearest other, or
+    None with the reason. `validation`, N×512, are the features of the validation photos: the share
+    below the threshold is returned, too.
     """
     cosines = bank @ bank.T
     cosines[cosines > COPY] = -1  # with itself, too
     limit = round(float(np.percentile(cosines.max(1), PERCENTILE)), 6)
-    if len(bank) < FEW:
-        return {"threshold": None, "reason": f"it was trained on fewer than {FEW} photos"}
-    if not 0 <= limit <= ALIKE:  # below 0, all are copies
+    if len(bank) < MIN_BANK:
+        return {"threshold": None, "reason": f"it was trained on fewer than {MIN_BANK} photos"}
+    if not 0 <= limit <= MAX_THRESHOLD:  # below 0, all are copies
         reason = "to the network, all the photos that it was trained on look alike"
         return {"threshold": None, "reason": reason}
     return {

@@ -1,1 +1,1 @@
-"""The report of a training: what a checkpoint and its photos show."""
+"""The report of a training, from its checkpoint and its photos."""

@@ -13,7 +13,8 @@ from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
 
-WORST, SURE = 12, 0.9  # photos shown; the probability of the true class from which none is
+MAX_WORST = 12  # photos in the report
+CONFIDENT = 0.9  # probability of the true class; photos with at least that aren't in the report
 WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
 HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
 
@@ -40,10 +41,9 @@ def chart(checkpoint: Checkpoint, name: str) -> Chart:
     history = checkpoint.history
     epochs = [row["epoch"] for row in history]
     training, validation = ([row[key] for row in history] for key in (name, f"val_{name}"))
-    finite = [value for value in training + validation if np.isfinite(value)] or [0]
-    low, high = 0.0, max(finite)
+    low, high = 0.0, max(training + validation)
     if name == "accuracy":  # a scale that doesn't exaggerate
-        low, high = np.floor(10 * min(*finite, 0.9)) / 10, 1.0
+        low, high = np.floor(10 * min(training + validation + [0.9])) / 10, 1.0
     x = np.interp(epochs, [epochs[0], epochs[-1]], [MARGIN, WIDTH - MARGIN]).tolist()
 
     def points(values: list[float]) -> list[tuple[float, float]]:
@@ -58,12 +58,12 @@ def chart(checkpoint: Checkpoint, name: str) -> Chart:
 def worst_photos(
     model: Classifier, classes: list[str], val: Photos, probabilities: Tensor
 ) -> list[Figure]:
-    """Return the photos whose true class got the lowest probability, with the activation map.
+    """Return the photos with the lowest probability of the true class, and their activation maps.
 
-    Where the model is right and sure, there is nothing to see.
+    `probabilities` are N×C. Photos that are classified correctly with CONFIDENT are left out.
     """
     of_target = probabilities[torch.arange(len(val)), val.labels]
-    worst = [i for i in of_target.argsort()[:WORST].tolist() if of_target[i] < SURE]
+    worst = [i for i in of_target.argsort()[:MAX_WORST].tolist() if of_target[i] < CONFIDENT]
     if not worst:
         return []
     photos = torch.stack([val[i] for i in worst])
@@ -83,7 +83,7 @@ def worst_photos(
 
 
 def heat(photo: Tensor, cam: Tensor) -> Any:
-    """Lay a class activation map, 7×7, in red over its photo, 224×224×3 uint8, in grey."""
+    """Return a 224×224×3 uint8 photo in grey, with its 7×7 class activation map over it in red."""
     size = (photo.shape[1], photo.shape[0])
     positive = np.asarray(cam.clamp(min=0) / cam.max().clamp(min=1e-6), dtype=np.float32)
     mask = Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)
@@ -93,7 +93,7 @@ def heat(photo: Tensor, cam: Tensor) -> Any:
 
 
 def jpeg(pixels: Any) -> str:
-    """Encode an H×W×3 image as a data URL."""
+    """Return H×W×3 uint8 pixels as the data URL of a JPEG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

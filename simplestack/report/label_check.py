@@ -14,9 +14,9 @@ from simplestack.training.dataset import Photos
 from simplestack.training.model import fit_head
 
 NEIGHBOURS, FOLDS = 5, 5
-ALIKE = 0.88  # cosine of the features: 95 % of mirrored, cropped or smaller copies have more
-SHOWN_LABELS, SHOWN_PAIRS = 20, 12
-MOST = 20_000  # photos that are compared with each other: of more, some at random
+DUPLICATE_SIMILARITY = 0.88  # cosine; 95 % of mirrored, cropped or smaller copies have more
+MAX_LABELS, MAX_PAIRS = 20, 12  # shown in the report
+MAX_COMPARED = 20_000  # photos; of more, a random sample is compared
 CHUNK = 1000  # photos; has no influence on the result
 
 
@@ -29,20 +29,24 @@ class Comparison(NamedTuple):
 
 
 class Suspects(NamedTuple):
-    """Photos to look at again; of many, some are shown."""
+    """Photos to look at again: how many there are, and figures of the first."""
 
     photos: int
-    compared: int  # of the photos, at random
-    wrong: int  # photos with doubted labels
+    compared: int  # photos; fewer if there are more than MAX_COMPARED
+    wrong: int  # photos with suspicious labels
     wrong_labels: list[Figure]
     near: int  # pairs of near-duplicates
     near_duplicates: list[Figure]
 
 
 def find(state: Checkpoint, data_dir: Path) -> Suspects:
-    """Return the suspicious photos, by the features in a checkpoint."""
+    """Find suspicious photos by the features in a checkpoint.
+
+    Raises StackError if one of them can't be read.
+    """
     classes, names = state.classes, state.photos["train"] + state.photos["val"]
-    some = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:MOST].sort()[0]
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
+    some = order[:MAX_COMPARED].sort()[0]
     photos = Photos(data_dir, [names[i] for i in some], classes, whole=False)
     compared = compare(state.features[some])
     probabilities = cross_validate(state.features[some], photos.labels, len(classes))
@@ -64,7 +68,7 @@ def find(state: Checkpoint, data_dir: Path) -> Suspects:
                 i,
                 nearest[i],
             )
-            for i in wrong[:SHOWN_LABELS]
+            for i in wrong[:MAX_LABELS]
         ],
         near=compared.total,
         near_duplicates=[
@@ -78,23 +82,26 @@ def compare(features: Tensor) -> Comparison:
     """Compare N×512 features, each with all others, by the cosine."""
     features = torch.nn.functional.normalize(features)
     order = torch.arange(len(features))
-    neighbours, pairs, count = [], [], 0
+    neighbours, pairs, total = [], [], 0
     bar = tqdm(order.split(CHUNK), desc="comparing photos", leave=False, disable=None)
     for chunk in bar:
         cosines = features[chunk] @ features.T
         cosines[order[: len(chunk)], chunk] = -1  # with itself
         neighbours.append(cosines.topk(min(NEIGHBOURS, len(features) - 1)).indices)
         cosines[chunk[:, None] >= order] = -1  # each pair once
-        count += int((cosines >= ALIKE).sum())
-        values, places = cosines.flatten().topk(min(SHOWN_PAIRS, cosines.numel()))
+        total += int((cosines >= DUPLICATE_SIMILARITY).sum())
+        values, places = cosines.flatten().topk(min(MAX_PAIRS, cosines.numel()))
         rows, columns = chunk[places // len(features)], places % len(features)
         closest = zip(values.tolist(), rows.tolist(), columns.tolist(), strict=True)
-        pairs += [pair for pair in closest if pair[0] >= ALIKE]
-    return Comparison(torch.cat(neighbours), sorted(pairs, reverse=True)[:SHOWN_PAIRS], count)
+        pairs += [pair for pair in closest if pair[0] >= DUPLICATE_SIMILARITY]
+    return Comparison(torch.cat(neighbours), sorted(pairs, reverse=True)[:MAX_PAIRS], total)
 
 
 def cross_validate(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return the probabilities, N×C, of heads that were fitted without the photo in question."""
+    """Return the N×C probabilities of linear probes, each fitted without the photo's fold.
+
+    `features` are N×512, `labels` N indices of classes.
+    """
     fold = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % FOLDS
     probabilities = torch.zeros(len(labels), classes)
     for k in tqdm(range(FOLDS), desc="looking for wrong labels", leave=False, disable=None):
@@ -108,8 +115,8 @@ def cross_validate(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 def wrong_labels(neighbours: Tensor, labels: Tensor, probabilities: Tensor) -> list[int]:
     """Return photos whose label both most neighbours and the cross-validated probe contradict.
 
-    `neighbours` are N×K indices, `probabilities` N×C. Those whose label is the least probable come
-    first. A class with too few photos to be most of a photo's neighbours is not judged.
+    `neighbours` are N×K indices, `probabilities` N×C. Photos with the least probable labels come
+    first. Classes with at most NEIGHBOURS photos are not judged: most neighbours are of others.
     """
     of_label = probabilities.gather(1, labels[:, None])[:, 0]
     others = (labels[neighbours] != labels[:, None]).float().mean(1)

@@ -19,22 +19,28 @@ from torch import Tensor
 
 from simplestack.files import write_atomically
 from simplestack.report import figures, label_check
-from simplestack.serving.errors import printable
+from simplestack.serving.errors import StackError, printable
 from simplestack.serving.site import title
-from simplestack.training import checkpoint, dataset, folders
+from simplestack.training import checkpoint, folders
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.console import name_epoch
-from simplestack.training.dataset import Photos
+from simplestack.training.dataset import GB, Photos
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import evaluate
 from simplestack.training.folders import class_of
-from simplestack.training.metrics import FEW, compute_metrics, format_classes, format_metrics
+from simplestack.training.metrics import (
+    MIN_FOR_PERCENTAGE,
+    Metrics,
+    compute_metrics,
+    format_classes,
+    format_metrics,
+)
 from simplestack.training.model import Classifier
 from simplestack.training.options import Options, command
 from simplestack.training.recipes import RECIPES
 
-LISTED = 1000  # skipped files on the page
-MATRIX = 30  # classes, at most, for the whole confusion matrix; else its largest numbers
+MAX_SKIPPED = 1000  # skipped files on the page
+MAX_MATRIX = 30  # classes, at most, for the whole confusion matrix; else its largest numbers
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -42,9 +48,16 @@ TEMPLATES = jinja2.Environment(
     finalize=lambda value: printable(value) if type(value) is str else value,
 )
 TEMPLATES.filters["percent"] = "{:.1%}".format
-TEMPLATES.globals |= {"width": figures.WIDTH, "height": figures.HEIGHT, "margin": figures.MARGIN}
-TEMPLATES.globals |= {"matrix": MATRIX, "few": FEW, "sure": figures.SURE, "listed": LISTED}
-TEMPLATES.globals["alike"] = label_check.ALIKE
+TEMPLATES.globals |= {
+    "width": figures.WIDTH,
+    "height": figures.HEIGHT,
+    "margin": figures.MARGIN,
+    "confident": figures.CONFIDENT,
+    "duplicate_similarity": label_check.DUPLICATE_SIMILARITY,
+    "min_for_percentage": MIN_FOR_PERCENTAGE,
+    "max_matrix": MAX_MATRIX,
+    "max_skipped": MAX_SKIPPED,
+}
 
 
 def page(path: Path) -> Path:
@@ -52,12 +65,7 @@ def page(path: Path) -> Path:
     return path.with_suffix("") / "report.html"
 
 
-def is_complete(path: Path, state: Checkpoint, epochs: int) -> bool:
-    """Return whether a run is over, and reported."""
-    return state.epoch >= epochs and page(path).exists()
-
-
-def write(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+def write(path: Path) -> tuple[Checkpoint, Metrics]:
     """Write the report on a checkpoint; return the checkpoint and the metrics.
 
     Raises StackError if the checkpoint or one of its photos can't be read.
@@ -87,7 +95,7 @@ def write(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
 def evaluate_checkpoint(options: Options, state: Checkpoint) -> None:
     """Print the metrics of a checkpoint on its validation photos, or on those in another folder.
 
-    Of another folder, also write a report, into a folder of its own beside the checkpoint's.
+    For another folder, also write a report, beside that of the training.
     """
     data_dir, names = options.data_dir, state.photos["val"]
     is_own = data_dir.resolve() == Path(state.arguments["data_dir"]).resolve()
@@ -96,7 +104,10 @@ def evaluate_checkpoint(options: Options, state: Checkpoint) -> None:
         folder = folders.scan(data_dir)
         names, unexpected = folders.find_labelled(folder, state.classes), folder.unexpected
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
-    photos = dataset.open_labelled(data_dir, names, state.classes, device=world.device)
+    photos = Photos(data_dir, names, state.classes, whole=False)
+    photos.load(options.cache * GB, world.device)
+    if not len(photos):
+        raise StackError(f"no photo in {data_dir} can be used: {photos.broken[0]}")
     model = load_best(state).to(world.device)
     _, logits = evaluate(model, photos, world)
     world.stop()
@@ -123,10 +134,10 @@ def load_best(state: Checkpoint) -> Classifier:
 
 def write_page(
     path: Path, state: Checkpoint, photos: Photos, logits: Tensor, details: dict[str, Any]
-) -> dict[str, Any]:
+) -> Metrics:
     """Write report.html, and metrics.json and args.json beside it; return the metrics.
 
-    `logits`, N×C, are the answers to the photos; `details` are the template's other variables.
+    `logits` are N×C; `details` has the other variables of the template.
     """
     classes, probabilities = state.classes, logits.softmax(1)
     metrics = compute_metrics(probabilities, photos.labels, classes)
@@ -151,11 +162,11 @@ def write_page(
     return metrics
 
 
-def confusions(metrics: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """Return the most frequent confusions: true class, predicted class, how many photos."""
+def confusions(metrics: Metrics) -> list[tuple[str, str, int]]:
+    """Return the most frequent confusions: true class, predicted class, number of photos."""
     classes, counts = list(metrics["classes"]), np.array(metrics["confusion"])
     np.fill_diagonal(counts, 0)
-    largest = counts.argsort(axis=None, kind="stable")[::-1][:MATRIX]
+    largest = counts.argsort(axis=None, kind="stable")[::-1][:MAX_MATRIX]
     places = np.stack(np.unravel_index(largest, counts.shape), 1).tolist()
     return [(classes[i], classes[j], int(counts[i, j])) for i, j in places if counts[i, j]]
 

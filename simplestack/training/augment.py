@@ -1,7 +1,7 @@
 """Random crops and flips of a batch at once, on its device.
 
-What is random is drawn for all photos of an epoch beforehand, from one generator, so that neither
-threads nor processes have an influence on it.
+All random numbers of an epoch are drawn in advance, from one generator, so that neither threads nor
+processes can change them.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor
 from simplestack.serving import images
 
 ASPECTS = (3 / 4, 4 / 3)  # of a crop, width by height
-TRIES = 10  # at a crop that fits
-SAMPLES = 2  # averaged for each pixel of a crop and axis: no aliasing
+TRIES = 10  # random crops for each photo: the first that fits is taken
+SAMPLES = 2  # for each pixel of a crop, along each axis; their average avoids aliasing
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
@@ -24,10 +24,11 @@ def generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def random_crops(aspects: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
-    """Draw a crop for each of N photos, as torchvision's RandomResizedCrop, and a flip.
+    """Draw a crop, as torchvision's RandomResizedCrop does, and a flip for each of N photos.
 
-    `aspects` has the photos' widths by their heights; `smallest` is the smallest share of a photo's
-    area. Return N×5: centre, width and height in shares of the photo, and -1 for a flip, else 1.
+    `aspects`, N, are the photos' widths divided by their heights; `smallest` is the smallest crop's
+    share of a photo's area. Return N×5 float32: the crop's centre x and y, width and height, as
+    shares of the photo's sides, and -1 for a flip, else 1.
     """
     count = len(aspects)
     area, aspect = torch.rand(2, TRIES, count, generator=generator)
@@ -36,14 +37,14 @@ def random_crops(aspects: Tensor, smallest: float, generator: torch.Generator) -
     stretch = (low + (high - low) * aspect).exp() / aspects
     area = smallest + (1 - smallest) * area
     widths, heights = (area * stretch).sqrt(), (area / stretch).sqrt()
-    first = ((widths <= 1) & (heights <= 1)).int().argmax(0, keepdim=True)  # that fits
+    first = ((widths <= 1) & (heights <= 1)).int().argmax(0, keepdim=True)
     width, height = (sides.gather(0, first)[0].clamp(max=1) for sides in (widths, heights))
     left, top = x * (1 - width), y * (1 - height)
     return torch.stack([left + width / 2, top + height / 2, width, height, 1 - 2 * flip.round()], 1)
 
 
 def center_crops(aspects: Tensor) -> Tensor:
-    """Return the middle of each photo, as it is served: N×5, as `random_crops`."""
+    """Return each photo's central crop, as in serving: N×5, in the form of `random_crops`."""
     share = images.CROP / images.RESIZE
     half, one = torch.full_like(aspects, 0.5), torch.ones_like(aspects)
     width, height = share / aspects.clamp(min=1), share * aspects.clamp(max=1)
@@ -53,7 +54,7 @@ def center_crops(aspects: Tensor) -> Tensor:
 def crop(photos: Tensor, crops: Tensor, size: int) -> Tensor:
     """Cut the crops out of N×S×S×3 photos; return N×size×size×3 float32, 0 to 255.
 
-    Resizing is bilinear, and a matrix product for each axis.
+    Resizing is bilinear: one matrix product for each axis.
     """
     x, y, width, height, flip = crops.unbind(1)
     count, side = photos.shape[:2]
@@ -65,9 +66,9 @@ def crop(photos: Tensor, crops: Tensor, size: int) -> Tensor:
 
 
 def _resize_weights(centre: Tensor, length: Tensor, size: int, side: int) -> Tensor:
-    """Return what each of `side` pixels contributes to each of `size`, N×size×side.
+    """Return the weight of each of `side` pixels in each of `size`, N×size×side.
 
-    `centre` and `length` of the N crops are shares of the side; a negative length turns them round.
+    `centre` and `length`, N, are shares of the side; a negative length mirrors the crop.
     """
     count = SAMPLES * size
     positions = (torch.arange(count, device=centre.device) + 0.5) / count - 0.5

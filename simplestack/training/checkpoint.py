@@ -24,14 +24,13 @@ from simplestack.training.options import Options, command
 from simplestack.training.recipes import RECIPES
 
 FORMAT = 5
-SUFFIX = ".ckpt"
-PICKLES = (b"PK", b"\x80")  # how PyTorch's archives and plain pickles begin
 PREPROCESSING = {
     "resize": images.RESIZE,
     "crop": images.CROP,
     "mean": list(model.MEAN),
     "std": list(model.STD),
 }
+SUFFIX = ".ckpt"
 
 
 class OtherVersionError(StackError):
@@ -40,10 +39,10 @@ class OtherVersionError(StackError):
 
 @dataclass
 class Checkpoint:
-    """A training run after some epoch: all that is needed to resume, report or serve it.
+    """A training run after some epoch: enough to resume it, and to report or serve the model.
 
-    Random state, order of the photos and learning rate are not stored: they follow from
-    `arguments` and the epoch.
+    The random state, the order of the photos and the learning rate follow from `arguments` and the
+    epoch.
     """
 
     classes: list[str]
@@ -51,14 +50,14 @@ class Checkpoint:
     arguments: dict[str, Any]
     disclaimer: str  # shown with every answer, such as "trained on drawn pictures"; "" if none
     versions: dict[str, str]
-    sizes: dict[str, int] = field(default_factory=dict)  # in bytes, of all photos that were found
-    skipped: list[str] = field(default_factory=list)  # "path: reason" of each file that isn't used
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of each photo in the data folder
+    skipped: list[str] = field(default_factory=list)  # "path: reason" for each unused file
     device: str = ""  # of the last epoch
     last: dict[str, Tensor] = field(default_factory=dict)  # weights after the last epoch
     best: dict[str, Tensor] = field(default_factory=dict)  # weights after the best epoch
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)  # of gradients in float16; {} without
-    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch: `add_epoch`
     val_logits: Tensor = field(default_factory=lambda: torch.zeros(0))  # best epoch, N×C float32
     # Inputs of the head for the training, then the validation photos, N×512 float32: before
     # fine-tuning, or, at the end of a recipe without linear probe, of the best epoch.
@@ -101,10 +100,11 @@ class Checkpoint:
         val_labels: Tensor,
         started: float,
     ) -> None:
-        """Add an epoch to the history, with its validation loss and accuracy, and its seconds.
+        """Add an epoch to the history; keep its logits if it is the best.
 
-        `training` is its loss and accuracy in training, `started` its time.perf_counter(). Raises
-        StackError if a loss isn't finite: the weights are worthless then.
+        `training` is the loss and the accuracy in training, `val_logits` are N×C, `val_labels` N
+        class indices, and `started` is the time.perf_counter() at its start. Raises StackError if a
+        loss isn't finite: the weights are worthless then.
         """
         (loss, accuracy), seconds = training, time.perf_counter() - started
         val_loss, val_accuracy = loss_and_accuracy(val_logits, val_labels)
@@ -123,7 +123,7 @@ class Checkpoint:
     def keep(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Keep the state after the last epoch; its weights also as the best, if they are."""
+        """Copy the state after the last epoch; if it is the best, its weights are `best`, too."""
         self.last = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         self.optimizer, self.scaler = optimizer.state_dict(), scaler.state_dict()
         if self.best_row is self.history[-1]:
@@ -132,18 +132,13 @@ class Checkpoint:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Load the state after the last epoch, if there is one. Raises StackError if it can't."""
+        """Load the state after the last epoch, if there is one."""
         if not self.history:
             return
-        try:
-            model.load_state_dict(self.last)
-            optimizer.load_state_dict(self.optimizer)
-            if self.scaler:  # else it was on a device that needs none
-                scaler.load_state_dict(self.scaler)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise StackError(
-                "the checkpoint is damaged: use another one, or train again with `python train.py`"
-            ) from error
+        model.load_state_dict(self.last)
+        optimizer.load_state_dict(self.optimizer)
+        if self.scaler:  # else it was on a device that needs none
+            scaler.load_state_dict(self.scaler)
 
 
 def new(options: Options) -> Checkpoint:
@@ -156,15 +151,19 @@ def new(options: Options) -> Checkpoint:
         skipped=folder.unexpected,
         arguments=options.recorded(),
         disclaimer=folders.disclaimer(options.data_dir, options.from_scratch),
-        versions=versions(),
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
     )
 
 
 def resume(args: Namespace) -> Checkpoint | None:
-    """Return the checkpoint to resume, given the command line; None for a new run.
+    """Return the checkpoint that the command line resumes; None for a new run.
 
-    With --update, changed photos start a new run with the recorded arguments. Raises StackError if
-    photos have changed otherwise.
+    With --update, changed photos start a new run; `args` then gets the recorded arguments. Raises
+    StackError if photos have changed and --update is missing.
     """
     update = "update" in args and args.output.exists()
     if not update and "checkpoint" not in args:
@@ -194,15 +193,6 @@ def resume(args: Namespace) -> Checkpoint | None:
     return state
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that the result of a training depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-    }
-
-
 def check_output(path: Path, *, replace: bool) -> None:
     """Raise StackError if `path` can't be written, or exists and isn't to be replaced."""
     if path.suffix != SUFFIX:
@@ -210,8 +200,6 @@ def check_output(path: Path, *, replace: bool) -> None:
     try:
         if path.exists() and not replace:
             raise StackError(f"{path} exists: choose another --output, or resume with -c {path}")
-        if path.with_suffix("").is_file():
-            raise StackError(f"{path.with_suffix('')} is where the report goes: move that file")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -241,12 +229,10 @@ def load(path: Path) -> Checkpoint:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            if not file.read(2).startswith(PICKLES):
-                raise StackError(f"{path} is not a checkpoint") from error
         raise StackError(
-            f"{path} holds pickled Python objects, as the 2020 tutorial's checkpoints do. Loading"
-            " them could run any code, so they are not read: train again with `python train.py`"
+            f"{path} is not a checkpoint, or holds pickled Python objects, as the 2020 tutorial's"
+            " do. Loading these could run any code, so it isn't read: train again with"
+            " `python train.py`"
         ) from error
     except Exception as error:  # torch raises many types on files that it can't read
         raise StackError(
@@ -264,11 +250,3 @@ def load(path: Path) -> Checkpoint:
             f" ({PREPROCESSING}): train again with `python train.py`"
         )
     return Checkpoint(**values)
-
-
-def newest(folder: Path) -> Path:
-    """Return the checkpoint that was written last. Raises StackError if there is none."""
-    paths = sorted(folder.glob("*" + SUFFIX), key=lambda path: path.stat().st_mtime)
-    if not paths:
-        raise StackError(f"there is no checkpoint in {folder}/: run `python train.py` first")
-    return paths[-1]

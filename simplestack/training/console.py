@@ -11,8 +11,8 @@ from simplestack.training.metrics import format_accuracy
 from simplestack.training.model import foreign_weights
 
 
-def introduce(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
-    """Print the warnings, the numbers of photos and the device before the first epoch."""
+def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
+    """Print warnings, the number of photos and the device, once for all processes."""
     if world.rank:
         return
     warnings = dataset.warnings(photos, val, state.skipped)
@@ -31,7 +31,7 @@ def introduce(state: Checkpoint, photos: Photos, val: Photos, world: World) -> N
             f"resuming after {name_epoch(state.epoch, state.arguments['epochs'])}; best validation"
             f" accuracy so far {format_best(state, state.best_accuracy)}"
         )
-    print(f"* marks the best validation accuracy so far, of which one photo is {1 / len(val):.3f}")
+    print(f"* marks the best validation accuracy so far; one photo is {1 / len(val):.3f}")
 
 
 def format_epoch(state: Checkpoint) -> str:
@@ -53,7 +53,7 @@ def format_best(state: Checkpoint, accuracy: float) -> str:
 
 
 def name_epoch(epoch: int, epochs: int) -> str:
-    """Return the name of one of so many epochs: the linear probe is no epoch to a reader."""
+    """Return the name of an epoch; epoch 0 is the linear probe."""
     if epoch:
         return f"epoch {epoch} of {epochs}"
     return "the linear probe (before epoch 1)" if epochs else "the linear probe"

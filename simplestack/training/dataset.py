@@ -19,16 +19,15 @@ from simplestack.serving.errors import StackError
 from simplestack.training import augment
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.distributed import World
-from simplestack.training.folders import MAX_NAMED, class_of
+from simplestack.training.folders import MAX_IN_WARNING, class_of
 from simplestack.training.options import Options
 from simplestack.training.recipes import RECIPES
 
-SIDE = 320  # pixels, of a training photo: enough for crops of a quarter of it
+TRAINING_SIDE = 320  # pixels: enough for crops of a quarter of the area
+MAX_SKIPPED_NAMED = 3  # skipped files in a warning: the report lists all
+IMBALANCED = 3  # times the photos of the smallest class, for a warning
 MIN_SIDE, MAX_SIDE = 16, 18_000  # pixels; anything smaller or larger is no photo
-EXAMPLES = 3  # skipped files in a warning: the report lists all
-IMBALANCED = 3  # times more photos than the smallest class has: worth a warning
 GB = 1e9  # bytes
-EVALUATED = 1e9  # bytes of photos in memory: of more, each is read twice
 
 
 class DecodedPhoto(NamedTuple):
@@ -42,13 +41,13 @@ class DecodedPhoto(NamedTuple):
 class Photos(Dataset[Tensor]):
     """N photos, S×S×3 uint8, each in the folder of its class.
 
-    A validation photo is as it is served, 224×224×3. A training photo is whole, stretched to
-    320×320×3, from which `augment` crops it in its true proportions.
+    A validation photo is preprocessed as in serving: 224×224×3. A training photo is `whole`, but
+    stretched to 320×320×3; `augment` restores its proportions when it crops.
     """
 
     def __init__(self, data_dir: Path, names: list[str], classes: list[str], whole: bool) -> None:
         self.data_dir, self.classes, self.whole = data_dir, classes, whole
-        self.side = SIDE if whole else images.CROP
+        self.side = TRAINING_SIDE if whole else images.CROP
         self.in_memory: Tensor | None = None  # N×S×S×3
         self.broken: list[str] = []  # "path: reason"
         self.aspects = torch.ones(len(names))
@@ -61,7 +60,7 @@ class Photos(Dataset[Tensor]):
         self.labels = torch.tensor(labels)  # indices into `classes`, N int64
 
     def class_weights(self) -> Tensor:
-        """Return weights, C float32, with which each class counts alike; 1 on average."""
+        """Return C float32 weights that give all classes the same sum; 1 on average."""
         counts = self.labels.bincount(minlength=len(self.classes))
         return len(self) / (len(counts) * counts)
 
@@ -72,7 +71,7 @@ class Photos(Dataset[Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """The memory that all decoded photos take, in bytes."""
+        """The size of all decoded photos, in bytes."""
         return len(self) * 3 * self.side**2
 
     def __len__(self) -> int:
@@ -96,7 +95,9 @@ class Photos(Dataset[Tensor]):
             if self.whole:
                 upright = images.decode(image, 2 * images.RESIZE)
                 aspect = upright.width / upright.height
-                array = np.array(upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+                array = np.array(
+                    upright.resize((TRAINING_SIDE, TRAINING_SIDE), Image.Resampling.BILINEAR)
+                )
             else:
                 array, aspect = np.array(images.to_array(image)), 1.0
         except (StackError, OSError) as error:
@@ -106,7 +107,7 @@ class Photos(Dataset[Tensor]):
     def load(self, budget: float, device: torch.device) -> None:
         """Read every photo once, in threads, and drop broken ones.
 
-        They are kept, on `device`, if all of them take at most `budget` bytes.
+        The others stay in memory, on `device`, if they fit into `budget` bytes.
         """
         shape = (len(self), self.side, self.side, 3)
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
@@ -138,7 +139,7 @@ class Photos(Dataset[Tensor]):
     def batches(self, plan: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         """Yield batches, n×S×S×3 uint8, on the device; `plan` has the indices of each.
 
-        Threads read ahead unless all photos are in memory. Raises StackError if one can't be used.
+        Threads read ahead, unless the photos are in memory. Raises StackError if one can't be used.
         """
         if self.in_memory is not None:
             yield from (self.in_memory[batch] for batch in plan)
@@ -149,11 +150,11 @@ class Photos(Dataset[Tensor]):
             yield torch.stack(list(itertools.islice(photos, len(batch)))).to(device)
 
 
-def open_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
-    """Read all photos once; return those for training and those for validation.
+def load_photos(options: Options, state: Checkpoint, world: World) -> tuple[Photos, Photos]:
+    """Read all photos once; return the training and the validation photos.
 
-    Those that can't be used go from the checkpoint's `photos` to `skipped`. The others are kept in
-    memory, on the device, if all of a split fit. Raises StackError if a class has none left.
+    Photos that can't be used move from the checkpoint's `photos` to `skipped`. The others stay in
+    memory, on the device, if their split fits. Raises StackError if a class has none left.
     """
     data_dir, classes, budget = options.data_dir, state.classes, world.memory(options.cache * GB)
     train = Photos(data_dir, state.photos["train"], classes, whole=True)
@@ -178,47 +179,33 @@ class Batch(NamedTuple):
 
     photos: Tensor  # n×S×S×3 float32, cropped
     targets: Tensor  # n class indices
-    weight: int  # 0 if its only photo stands in for none
+    weight: int  # 0 for a photo that only keeps the process in step, else 1
     size: int  # photos of all processes together
 
 
 def training_batches(photos: Photos, epoch: int, options: Options, world: World) -> Iterator[Batch]:
-    """Yield this process's share of each batch of an epoch: in random order, cropped at random."""
+    """Yield this process's share of each batch of an epoch, in random order and cropped."""
     recipe, generator = RECIPES[options.recipe], augment.generator(options.seed, epoch)
-    # Indices are on the device too: it would wait for each that came from the CPU.
+    # The indices are on the device, too: it would wait for indices from the CPU.
     order = torch.randperm(len(photos), generator=generator).to(world.device)
     crops = augment.random_crops(photos.aspects, recipe.smallest_crop, generator).to(world.device)
     targets = photos.labels.to(world.device)
     batches = order.split(options.batch_size)
     shares = [world.share(batch) for batch in batches]
-    pairs = list(zip(shares, batches, strict=True))
     # A process without a photo in the last batch takes one with weight 0, so that all step.
-    plan = [
-        share if len(share) else batch[:1] for share, batch in zip(shares, batches, strict=True)
-    ]
+    plan = [share if len(share) else order[:1] for share in shares]
     whole = photos.batches(plan, world.device)
     bar = world.progress(whole, f"epoch {epoch}/{options.epochs}", len(plan))
-    for pixels, indices, (share, batch) in zip(bar, plan, pairs, strict=True):
+    for pixels, indices, share, batch in zip(bar, plan, shares, batches, strict=True):
         cropped = augment.crop(pixels, crops[indices], recipe.crop)
         yield Batch(cropped, targets[indices], len(share) > 0, len(batch))
-
-
-def open_labelled(
-    data_dir: Path, names: list[str], classes: list[str], *, device: torch.device
-) -> Photos:
-    """Read photos to evaluate a model on, which are seen once. A class may have none."""
-    photos = Photos(data_dir, names, classes, whole=False)
-    photos.load(EVALUATED, device)
-    if not len(photos):
-        raise StackError(f"none of the photos can be used: {_some(photos.broken)}")
-    return photos
 
 
 def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     """Return warnings about the photos; `skipped` has a line for each file that isn't used."""
     lines = []
     if skipped:
-        lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, EXAMPLES)}")
+        lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, MAX_SKIPPED_NAMED)}")
     pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
     if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
         lines.append(
@@ -238,6 +225,6 @@ def _count(items: list[str], noun: str) -> str:
     return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
 
 
-def _some(items: list[str], most: int = MAX_NAMED) -> str:
+def _some(items: list[str], most: int = MAX_IN_WARNING) -> str:
     more = len(items) - most
     return "; ".join(items[:most]) + (f"; and {more} more" if more > 0 else "")

@@ -68,7 +68,7 @@ class World:
         return name if self.world_size == 1 else f"{self.world_size} processes of {name}"
 
     def progress(self, items: Iterable[Item], description: str, total: int) -> Iterable[Item]:
-        """Show on a terminal how far the first process is in its items, with an estimate."""
+        """Wrap items in the first process's progress bar, if it runs on a terminal."""
         disable = True if self.rank else None  # None: unless on a terminal
         return tqdm(items, description, total, leave=False, disable=disable)
 
@@ -92,8 +92,8 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def share_statistics(self, model: nn.Module) -> None:
-        """Copy the first process's batch norm statistics to all: its model is saved."""
+    def broadcast_statistics(self, model: nn.Module) -> None:
+        """Copy the batch norm statistics of the first process, whose model is saved, to all."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -117,7 +117,7 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise StackError(
             f"--device {name}: PyTorch finds no such device here; leave --device out to use"
-            " what there is"
+            " the best one"
         ) from error
     return device
 

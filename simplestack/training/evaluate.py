@@ -53,8 +53,8 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs of the head, N×512, and the logits, N×C float32, of all photos, on the CPU.
 
-    `frozen` has the outputs of the frozen stages if they are known. Every process computes its
-    share and gets all of them.
+    `frozen` has the outputs of the frozen stages, if they are cached. Every process computes its
+    share and returns all.
     """
     model.eval()
     head = model.resnet.fc

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,11 @@ from simplestack.serving.errors import StackError
 from simplestack.serving.formats import SUFFIXES
 from simplestack.training import sample
 
-IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems, as hidden files are
+IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-VAL_SHARE = 0.2  # of the photos, approximately; held out if there is no val/
-MAX_NAMED = 10  # files in one warning
+VAL_SHARE = 0.2  # of the photos, approximately, if there is no val/
+MAX_IN_WARNING = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
     " class in it, or train/ and val/ with one folder per class in each)"
@@ -34,7 +33,7 @@ class Folder:
     """The contents of a data folder. Photos are named by their paths below it."""
 
     path: Path
-    roots: list[Path]  # of the class folders: for training and validation, or `path` alone
+    roots: list[Path]  # they contain the class folders: train/ and val/, or only `path`
     photos: list[dict[str, list[str]]]  # for each root, the photos of each class, sorted
     sizes: dict[str, int] = field(default_factory=dict)  # of each photo, in bytes
     unexpected: list[str] = field(default_factory=list)  # "path: reason" of each other file
@@ -57,7 +56,7 @@ class Folder:
 
 
 def scan(data_dir: Path) -> Folder:
-    """Walk through a data folder once. Raises StackError if there is none."""
+    """List all files of a data folder. Raises StackError if the folder or its train/ is missing."""
     data = Folder(data_dir, root_folders(data_dir), [])
     for root in data.roots:
         if not root.is_dir():
@@ -69,23 +68,23 @@ def scan(data_dir: Path) -> Folder:
                 raise StackError(
                     f"{root} has the class folder {folder.name!r}, not UTF-8: rename that folder"
                 )
-            photos = classes.setdefault(_normalised(folder.name), [])
+            classes[folder.name] = []
             for path in files_in([folder]):
                 name = path.relative_to(data_dir).as_posix()
                 if is_photo(path):
-                    photos.append(name)
+                    classes[folder.name].append(name)
                     data.sizes[name] = path.stat().st_size
                 else:
-                    reason = "not named like a photo" if path.exists() else "leads nowhere"
+                    reason = "not named like a photo" if path.exists() else "broken link"
                     data.unexpected.append(f"{path}: {reason}")
-        data.photos.append({name: sorted(classes[name]) for name in sorted(classes)})
+        data.photos.append({label: sorted(photos) for label, photos in classes.items()})
     return data
 
 
 def root_folders(data_dir: Path) -> list[Path]:
-    """Return where the class folders are: in those for training and validation, or in data_dir.
+    """Return the folders for training and validation, or else `data_dir`: they contain the classes.
 
-    Folders with such names that have no folders in them are classes themselves.
+    A folder called train or val that contains no folders is itself a class.
     """
     there = {path.name.lower(): path for path in _subfolders(data_dir)}
     roots = [
@@ -98,7 +97,7 @@ def root_folders(data_dir: Path) -> list[Path]:
 def split_photos(folder: Folder, seed: int) -> Names:
     """Return the training and validation photos. Raises StackError if a class has too few.
 
-    If the folder has no folders for the two, `hold_out` chooses those for validation.
+    Without folders for training and validation, `hold_out` chooses the validation photos.
     """
     for root, classes in zip(folder.roots, folder.photos, strict=True):
         for name, photos in classes.items():
@@ -116,13 +115,10 @@ def split_photos(folder: Folder, seed: int) -> Names:
 
 
 def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]:
-    """Return a hash of each photo's content, 0 to 1, that another seed changes."""
+    """Return a hash, 0 to 1, of the seed and each photo's content."""
 
     def content_hash(name: str) -> float:
-        try:
-            content = (data_dir / name).read_bytes()
-        except OSError:  # reading says so later
-            return 1.0
+        content = (data_dir / name).read_bytes()
         digest = hashlib.sha256(str(seed).encode() + content).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
@@ -133,8 +129,8 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
 def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], list[str]]:
     """Split a class into training and validation photos. Raises StackError if it has only one.
 
-    Validation photos are those with a hash below a fifth, at least one and not all. So photos that
-    are added later move none from training to validation.
+    Photos with a hash below VAL_SHARE are for validation: at least one, and not all. So added
+    photos don't move others from training to validation.
     """
     if len(names) == 1:
         raise StackError(
@@ -159,25 +155,22 @@ def changes(folder: Folder, classes: list[str], sizes: dict[str, int]) -> str:
         "gone": sizes.keys() - folder.sizes.keys(),
         "edited": edited,
     }
-    return ", ".join(
-        [
-            *(f"{len(names)} {change}" for change, names in counts.items() if names),
-            *(f"new class {name}" for name in now if name not in classes),
-            *(f"class {name} gone" for name in classes if name not in now),
-        ]
-    )
+    parts = [f"{len(names)} {change}" for change, names in counts.items() if names]
+    parts += [f"new class {name}" for name in now if name not in classes]
+    parts += [f"class {name} gone" for name in classes if name not in now]
+    return ", ".join(parts)
 
 
 def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
-    """Return photos to evaluate a model of some classes on: those for validation, if set apart.
+    """Return the test photos for a model of some classes: those for validation, or else all.
 
-    A class may have none. Raises StackError if there are no photos, or of other classes.
+    A class may have none. Raises StackError if there are no photos, or folders of other classes.
     """
     root, photos_of = folder.roots[-1], folder.photos[-1]
     if others := sorted(photos_of.keys() - set(classes)):
         raise StackError(
             f"{root} has folders that are no class of the checkpoint ({', '.join(classes)}):"
-            f" {', '.join(others[:MAX_NAMED])}. Move them away, or name another folder with"
+            f" {', '.join(others[:MAX_IN_WARNING])}. Move them away, or name another folder with"
             " --data-dir"
         )
     if not (photos := list(itertools.chain(*photos_of.values()))):
@@ -186,12 +179,8 @@ def find_labelled(folder: Folder, classes: list[str]) -> list[str]:
 
 
 def class_of(name: str, classes: list[str]) -> str:
-    """Return the class of a photo, given its path below the data folder; "" if it has none.
-
-    Folders below that of the class don't matter.
-    """
-    folders = [_normalised(folder) for folder in Path(name).parts[:2]]
-    return next((folder for folder in folders if folder in classes), "")
+    """Return the class in a photo's path, which begins below the data folder; "" if none."""
+    return next((folder for folder in Path(name).parts[:2] if folder in classes), "")
 
 
 def photos_in(folders: Iterable[Path]) -> list[Path]:
@@ -200,12 +189,12 @@ def photos_in(folders: Iterable[Path]) -> list[Path]:
 
 
 def is_photo(path: Path) -> bool:
-    """Return whether a file is named like a photo, and is there."""
+    """Return whether a path is a file with the suffix of a photo."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def files_in(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files in folders and in those below, without those that systems put there."""
+    """Yield the files in folders and below, but neither hidden ones nor those of systems."""
     for top in folders:
         for folder, below, names in os.walk(top):
             below[:] = sorted(name for name in below if not _is_ignored(name))
@@ -213,7 +202,7 @@ def files_in(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def disclaimer(data_dir: Path, from_scratch: bool) -> str:
-    """Return a warning about the model, which is shown with it; "" if there is none."""
+    """Return a warning for the users of the model; "" if it needs none."""
     weights = "from random weights" if from_scratch else "from ImageNet weights"
     if (data_dir / sample.NOTE).exists():
         return (
@@ -232,8 +221,3 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _is_ignored(name: str) -> bool:
     return name[0] == "." or name.lower() in IGNORED
-
-
-def _normalised(name: str) -> str:
-    """Return a name in the form that most systems write; macOS may separate letters and accents."""
-    return unicodedata.normalize("NFC", name)

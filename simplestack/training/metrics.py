@@ -1,7 +1,7 @@
 """Loss, accuracy and the other metrics of a model's predictions."""
 
 import math
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,28 @@ from torch import Tensor, nn
 from simplestack.serving.errors import printable
 
 Z = 1.96  # standard deviations on either side of the mean that hold 95 % of a normal distribution
-FEW = 20  # photos: with fewer, show a count and its interval instead of a percentage
+MIN_FOR_PERCENTAGE = 20  # photos: with fewer, show a count and its interval instead of a percentage
 BINS = 10  # of confidence, for the calibration error
 SCORES = ("precision", "recall", "f1-score")
-K, MANY_CLASSES = 5, 10  # top-5 accuracy is of interest from 10 classes on
+MIN_CLASSES_FOR_TOP_5 = 10
+
+Scores = TypedDict(
+    "Scores",
+    {"precision": float | None, "recall": float | None, "f1-score": float | None, "support": int},
+)
+Metrics = TypedDict(
+    "Metrics",
+    {
+        "photos": int,
+        "accuracy": float,
+        "accuracy_95": tuple[float, float],  # confidence interval
+        "top-5": NotRequired[float],
+        "calibration_error": float,
+        "classes": dict[str, Scores],
+        "macro avg": Scores,
+        "confusion": list[list[int]],  # a row per true class, a column per predicted class
+    },
+)
 
 
 def loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -25,13 +43,13 @@ def loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
 def interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a proportion: the Wilson score interval.
 
-    It holds for few photos too, and if all are right (Wilson 1927, "Probable Inference, the Law of
+    It is valid for few photos, and if all are correct (Wilson 1927, "Probable Inference, the Law of
     Succession, and Statistical Inference"). `total` is at least 1.
     """
     accuracy, z2 = correct / total, Z * Z / total
     middle = (accuracy + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(accuracy * (1 - accuracy) / total + z2 / total / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)  # else rounded to beyond them
+    return max(0.0, middle - half), min(1.0, middle + half)  # despite rounding
 
 
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
@@ -45,59 +63,48 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
     return sum(gaps) / len(correct)
 
 
-def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, Any]:
+def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> Metrics:
     """Compare N×C probabilities, N at least 1, with the N true labels. Proportions are 0 to 1.
 
-    The names are those of scikit-learn's classification_report. A class without photos has no
-    recall, and one that is never predicted no precision: None, which no average counts.
+    The names are those of scikit-learn's classification_report. The recall of a class without
+    photos and the precision of a class without predictions are None; averages leave them out.
     """
     probs, targets = np.asarray(probabilities), np.asarray(labels)
     predicted = probs.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(confusion, (targets, predicted), 1)
-    correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    parts, wholes = (correct, correct, 2 * correct), (times, support, times + support)
-    table = np.stack([ratio(*pair) for pair in zip(parts, wholes, strict=True)], 1)
+    correct, support, predictions = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    parts, wholes = (correct, correct, 2 * correct), (predictions, support, predictions + support)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        table = np.divide(parts, wholes).T
 
-    def row(values: NDArray[Any], photos: int) -> dict[str, Any]:
-        numbers = [None if math.isnan(value) else value for value in values.tolist()]
-        return {**dict(zip(SCORES, numbers, strict=True)), "support": photos}
+    def row(values: NDArray[Any], photos: int) -> Scores:
+        precision, recall, f1 = (None if math.isnan(value) else value for value in values.tolist())
+        return {"precision": precision, "recall": recall, "f1-score": f1, "support": photos}
 
     rows = zip(classes, table, support.tolist(), strict=True)
-    return {
+    metrics: Metrics = {
         "photos": len(targets),
         "accuracy": float((predicted == targets).mean()),
         "accuracy_95": interval(int(correct.sum()), len(targets)),
-        **top_k(probs, targets),
         "calibration_error": calibration_error(probs.max(1), predicted == targets),
         "classes": {name: row(values, photos) for name, values, photos in rows},
         "macro avg": row(np.nanmean(table, 0), len(targets)),
-        "confusion": confusion.tolist(),  # one row per true class, one column per predicted class
+        "confusion": confusion.tolist(),
     }
+    if len(classes) >= MIN_CLASSES_FOR_TOP_5:
+        likeliest = np.argpartition(probs, -5)[:, -5:]
+        metrics["top-5"] = float((likeliest == targets[:, None]).any(1).mean())
+    return metrics
 
 
-def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
-    """Return part / whole of C counts; NaN where there is nothing to divide by."""
-    shares = np.full(len(whole), math.nan)
-    np.divide(part, whole, out=shares, where=whole > 0)
-    return shares
-
-
-def top_k(probs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
-    """Return the share of photos whose true class is among the K most probable, of many classes."""
-    if probs.shape[1] < MANY_CLASSES:
-        return {}
-    most_probable = np.argpartition(probs, -K)[:, -K:]
-    return {f"top-{K}": float((most_probable == targets[:, None]).any(1).mean())}
-
-
-def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -> str:
+def format_metrics(metrics: Metrics, photos: str = "validation photos") -> str:
     """Return the metrics as a few lines of text; `photos` names the photos."""
     count, accuracy = metrics["photos"], metrics["accuracy"]
     lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
-    if f"top-{K}" in metrics:
-        lines.append(f"top-{K} accuracy {format_accuracy(metrics[f'top-{K}'], count)}")
-    if count >= FEW:
+    if "top-5" in metrics:
+        lines.append(f"top-5 accuracy {format_accuracy(metrics['top-5'], count)}")
+    if count >= MIN_FOR_PERCENTAGE:
         lines.append(f"calibration error {metrics['calibration_error']:.3f}")
     rows = [(printable(name), *cells) for name, *cells in format_classes(metrics, ".3f")]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -109,28 +116,30 @@ def format_metrics(metrics: dict[str, Any], photos: str = "validation photos") -
     return "\n".join(lines)
 
 
-def format_classes(metrics: dict[str, Any], number: str) -> list[tuple[str, str, str, str, str]]:
+def format_classes(metrics: Metrics, number: str) -> list[tuple[str, str, str, str, str]]:
     """Return each class, its number of photos, precision, recall and f1-score, as text.
 
     `number` is the format of a proportion, such as ".1%".
     """
     confusion = np.array(metrics["confusion"])
-    correct, support, times = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    diagonal, support, predictions = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     f1 = [row["f1-score"] for row in metrics["classes"].values()]
-    counts = zip(metrics["classes"], correct, support, times, f1, strict=True)
+    counts = zip(metrics["classes"], diagonal, support, predictions, f1, strict=True)
     return [
         (
-            *(name, str(n)),
-            *(format_share(right, whole, number) for whole in (predicted, n)),
-            "–" if min(n, predicted) < FEW else format(score, number),
+            name,
+            str(n),
+            format_share(correct, predicted, number),
+            format_share(correct, n, number),
+            "–" if min(n, predicted) < MIN_FOR_PERCENTAGE else format(score, number),
         )
-        for name, right, n, predicted, score in counts
+        for name, correct, n, predicted, score in counts
     ]
 
 
 def format_share(correct: int, total: int, number: str) -> str:
-    """Return a proportion as text; of few photos their count, with its interval; "–" of none."""
-    if total >= FEW:
+    """Return a proportion as text; for few photos their count and interval, for none "–"."""
+    if total >= MIN_FOR_PERCENTAGE:
         return format(correct / total, number)
     if not total:
         return "–"
@@ -144,8 +153,8 @@ def format_accuracy(accuracy: float, photos: int) -> str:
 
 
 def format_interval(accuracy: float, photos: int) -> str:
-    """Return the confidence interval of an accuracy as text; of few photos, also their count."""
+    """Return the confidence interval of an accuracy as text; for few photos, also their count."""
     correct = round(accuracy * photos)
     low, high = interval(correct, photos)
-    count = f"{correct} of {photos} photos, " if photos < FEW else ""
+    count = f"{correct} of {photos} photos, " if photos < MIN_FOR_PERCENTAGE else ""
     return f"{count}95 % confidence interval {low:.3f} to {high:.3f}"

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from simplestack.serving.errors import StackError
 
 WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
-FILE = WEIGHTS.url.rpartition("/")[2]  # ends in the first digits of the SHA-256
+FILE = Path(WEIGHTS.url).name  # ends in the first digits of the SHA-256
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, RGB, 0 to 1
 STD = (0.229, 0.224, 0.225)
 PROBE_STEPS = 200  # of L-BFGS, at most
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return the logits, N×C float32, of N×224×224×3 uint8 photos."""
-        return self.logits(self.frozen(photos))
+        return cast(Tensor, self.resnet.fc(self.features(self.frozen(photos))))
 
     def frozen(self, photos: Tensor) -> Tensor:
         """Return the frozen stages' output for uint8 photos, N×C×H×W float32.
@@ -52,10 +52,6 @@ class Classifier(nn.Module):
     def features(self, frozen: Tensor) -> Tensor:
         """Return the inputs of the head, N×512, for outputs of the frozen stages."""
         return self._body(frozen).mean((2, 3))
-
-    def logits(self, frozen: Tensor) -> Tensor:
-        """Return the logits, N×C, for outputs of the frozen stages."""
-        return cast(Tensor, self.resnet.fc(self.features(frozen)))
 
     def explain(self, photos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, N×C, class activation maps, N×C×7×7, and features of uint8 photos.
@@ -73,7 +69,7 @@ class Classifier(nn.Module):
         return maps.mean((2, 3)), maps, features / length
 
     def freeze(self, stages: int) -> Self:
-        """Exclude the first stages from training; the stem is one, then come layer1 to layer4."""
+        """Exclude the first stages from training: the stem, then layer1 to layer4."""
         self.frozen_stages = stages
         for stage in self._stages()[:stages]:
             stage.requires_grad_(False)
@@ -102,7 +98,7 @@ class Classifier(nn.Module):
 def fit_head(
     features: Tensor, targets: Tensor, classes: int, class_weights: Tensor | None = None
 ) -> nn.Linear:
-    """Return a head that is fitted to features, N×512, and N class indices.
+    """Return a head fitted to N×512 features and N class indices; `class_weights` are C.
 
     This is multinomial logistic regression with L2 regularisation, solved to its optimum by
     L-BFGS, without randomness.
@@ -126,7 +122,7 @@ def fit_head(
 
 
 def foreign_weights() -> str:
-    """Return a warning if the file with ImageNet's weights isn't the one that is published."""
+    """Return a warning if the file with ImageNet's weights isn't the published one; else ""."""
     file = Path(torch.hub.get_dir(), "checkpoints", FILE)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest.startswith(file.stem.rpartition("-")[2]):
@@ -140,23 +136,21 @@ def pretrained(classes: int) -> Classifier:
     torchvision reads the weights from TORCH_HOME, or downloads them once. Raises StackError if it
     can't.
     """
-    folder = Path(torch.hub.get_dir(), "checkpoints")
+    file = Path(torch.hub.get_dir(), "checkpoints", FILE)
     model = Classifier(classes)
     try:
         state = WEIGHTS.get_state_dict(progress=True, check_hash=True, weights_only=True)
         del state["fc.weight"], state["fc.bias"]
         model.resnet.load_state_dict(state, strict=False)
     except Exception as error:  # torch raises many types on a damaged or foreign file
-        if (
-            isinstance(error, OSError) or not (folder / FILE).exists()
-        ):  # or the download was cut off
+        if isinstance(error, OSError) or not file.exists():  # or the download was cut off
             raise UnreachableError(
                 f"can't download the ImageNet weights from {WEIGHTS.url} ({error}): connect to the"
-                f" internet, or download that file elsewhere and put it into {folder}, or train"
-                " without them: --from-scratch"
+                f" internet, or download that file elsewhere and put it into {file.parent}, or"
+                " train without them: --from-scratch"
             ) from error
         raise StackError(
-            f"the ImageNet weights in {folder} are damaged ({type(error).__name__}): delete the"
-            " file there and start again"
+            f"the ImageNet weights in {file.parent} are damaged ({type(error).__name__}): delete"
+            " the file there and start again"
         ) from error
     return model

@@ -62,7 +62,7 @@ def _command(words: list[str], values: Mapping[str, Any], defaults: Mapping[str,
 
 
 def build_parser() -> ArgumentParser:
-    """Return the parser of the command line; it leaves options out that are not there."""
+    """Return the parser of the command line; missing options get no attribute."""
     parser = ArgumentParser(
         description="Fine-tune ResNet-18 on a folder of photos: data/CLASS/, or data/train/CLASS/"
         " for training and data/val/CLASS/ for validation. Each class folder is a label.",
@@ -104,7 +104,7 @@ def build_parser() -> ArgumentParser:
 
 
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
-    """Return the options that the command line has, and no defaults."""
+    """Return the options on the command line, without defaults."""
     args = build_parser().parse_args(argv)
     if "evaluate" in args and "checkpoint" not in args:
         build_parser().error("--evaluate needs the checkpoint: -c saved_models/NAME.ckpt")
@@ -116,7 +116,7 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
 def merge(args: Namespace, recorded: dict[str, Any]) -> Options:
     """Return the options: from the command line, else recorded in a checkpoint, else the recipe's.
 
-    Exit with an error if they make no sense, alone or together.
+    Exit with an error if they are invalid, or contradict each other.
     """
     values = {**recorded, **vars(args)}
     name = values.setdefault("recipe", "tutorial" if "from_scratch" in args else "lp-ft")
@@ -132,7 +132,7 @@ def merge(args: Namespace, recorded: dict[str, Any]) -> Options:
 
 
 def problem(options: Options, recorded: dict[str, Any]) -> str | None:
-    """Return why these options make no sense; None if they do."""
+    """Return the error in these options; None if they are valid."""
     for name in set(FIXED) & set(recorded):
         if getattr(options, name) != recorded[name]:
             return (

@@ -73,19 +73,20 @@ def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
 
 
 def test_bento_and_store_hold_the_onnx_file_and_tell_nothing_of_it_again(bento, model_file):
-    stored = bentoml.models.get("resnet18:latest")
-    files = [Path(stored.path_of("model.onnx")), *bento.glob("models/*/*/model.onnx"), model_file]
+    bento_model = bentoml.models.get("resnet18:latest")
+    onnx_files = bento.glob("models/*/*/model.onnx")
+    files = [Path(bento_model.path_of("model.onnx")), *onnx_files, model_file]
     assert len(files) == 3
     assert len({bentos.hash_files(file) for file in files}) == 1
-    assert (stored.info.metadata, stored.info.labels) == ({}, {})
+    assert (bento_model.info.metadata, bento_model.info.labels) == ({}, {})
 
 
 def test_bento_holds_what_is_served_and_nothing_else_for_every_user(bento):
     served = filter(Path.is_file, (PROJECT / "simplestack/serving").rglob("*"))
     expected = {*FILES.split(), *(f"src/{path.relative_to(PROJECT)}" for path in served)}
     files = {str(path.relative_to(bento)) for path in bento.rglob("*") if path.is_file()}
-    found = {re.sub("resnet18/[a-z0-9]{16}/", "resnet18/TAG/", name) for name in files}
-    assert {x for x in found ^ expected if "__pycache__" not in x} == set()
+    copied = {re.sub("resnet18/[a-z0-9]{16}/", "resnet18/TAG/", name) for name in files}
+    assert {x for x in copied ^ expected if "__pycache__" not in x} == set()
     manifest = yaml.safe_load((bento / "heroku.yml").read_text())
     assert manifest["build"]["docker"]["web"] == "Dockerfile"
     assert "port: 5000" in (bento / "bento.yaml").read_text()  # the tutorial's

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import OFFLINE, PROJECT, post, run, wait_until_ready
 
+from simplestack import cli
 from simplestack.packing import local_server, onnx_export
 from simplestack.serving.inference import OnnxModel
 from simplestack.training import checkpoint, model
@@ -55,14 +56,15 @@ def test_walk_prints_each_next_command_and_reaches_the_tutorials_accuracy(walked
     folder, output = walked
     for command in ("python train.py", "python saveToBento.py", "bentoml serve"):
         assert f"Next: {command}" in output
-    assert checkpoint.load(checkpoint.newest(folder / "saved_models")).best_accuracy >= 0.93
+    state = checkpoint.load(cli.newest(".ckpt", folder / "saved_models"))
+    assert state.best_accuracy >= 0.93
 
 
 @real
 @torch.inference_mode()
 def test_served_answers_agree_with_pytorch(walked):
     folder, output = walked
-    state = checkpoint.load(checkpoint.newest(folder / "saved_models"))
+    state = checkpoint.load(cli.newest(".ckpt", folder / "saved_models"))
     network = model.Classifier(len(state.classes))
     network.load_state_dict(state.best)
     val = Photos(folder / "data", state.photos["val"], state.classes, whole=False)
@@ -74,7 +76,7 @@ def test_served_answers_agree_with_pytorch(walked):
     served, targets = np.array([state.classes.index(x) for x in answers]), val.labels.numpy()
     # As packing promises: int8 makes at most one answer wrong, and may make others right.
     assert ((served != expected) & (served != targets)).sum() <= 1
-    exported = OnnxModel(checkpoint.newest(folder / "saved_models").with_suffix(".onnx"))
+    exported = OnnxModel(cli.newest(".ckpt", folder / "saved_models").with_suffix(".onnx"))
     ((logits, _),) = onnx_export.outputs_of([exported], val)
     assert (served == logits.argmax(1)).all()
 

@@ -57,7 +57,7 @@ def test_near_duplicates_are_found_once_the_most_similar_first(monkeypatch, chun
 
 def test_of_many_near_duplicates_a_few_are_shown_and_all_are_counted():
     found = label_check.compare(torch.ones(40, 512))
-    assert (len(found.pairs), found.total) == (label_check.SHOWN_PAIRS, 40 * 39 // 2)
+    assert (len(found.pairs), found.total) == (label_check.MAX_PAIRS, 40 * 39 // 2)
 
 
 def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):
     assert [image[:23] for image in figure.images] == ["data:image/jpeg;base64,"] * 2
     assert (found.photos, found.compared) == (20, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(label_check, "MOST", 15)
+        patch.setattr(label_check, "MAX_COMPARED", 15)
         found = label_check.find(state, tmp_path)
     assert (found.photos, found.compared) == (20, 15)
     shutil.rmtree(tmp_path / "ants")

@@ -158,7 +158,7 @@ def test_a_long_list_of_skipped_files_is_on_the_page_also_of_a_resumed_run(tmp_p
     state = train_in_process(tmp_path / "a.ckpt", "--data-dir", photos, "--freeze")
     warned = capsys.readouterr().err
     assert "31 files skipped" in warned
-    assert warned.count("broken") == dataset.EXAMPLES
+    assert warned.count("broken") == dataset.MAX_SKIPPED_NAMED
     run_training("-c", tmp_path / "a.ckpt", "--epochs", 1, "--device", "cpu")
     resumed = checkpoint.load(tmp_path / "a.ckpt")
     assert resumed.skipped == state.skipped  # it didn't open them again
@@ -182,7 +182,7 @@ def test_suspicious_photos_are_shown(page):
     (caption,) = re.findall("<figcaption>(.*)</figcaption>", wrong)
     assert caption.startswith("val/ants/wrong.png: ants, looks like bees. The most similar photo: ")
     shown = section(page, "Near-duplicates")  # the pictures have one colour each
-    assert len(re.findall("<figure><img.*><img.*>", shown)) == label_check.SHOWN_PAIRS
+    assert len(re.findall("<figure><img.*><img.*>", shown)) == label_check.MAX_PAIRS
     assert re.search(r"The first 12 of \d+:", shown)
     assert re.search(r"<figcaption>\S+ and \S+: similarity (1.00|0.9\d)", shown)
     assert "head, before fine-tuning. Near-duplicates" in shown

@@ -97,6 +97,6 @@ def test_what_cannot_be_done_is_one_clear_line_before_any_work(
         with pytest.raises(StackError, match=error):
             predict.main([str(word) for word in arguments])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StackError, match=r"nothing is packed yet: .* python saveToBento\.py"):
+    with pytest.raises(StackError, match=r"saved_models/ has no \.onnx file: run `python saveToB"):
         predict.main([str(folder)])
     assert capsys.readouterr().out == ""

@@ -90,10 +90,10 @@ def test_python_of_the_documentation_answers_as_the_service(
     for path in sorted(photo.parent.parent.glob("*/*.jpg")):
         shutil.copy(path, "image.jpg")
         runpy.run_path("mine.py")
-        said = json.loads(capsys.readouterr().out)
+        probabilities = json.loads(capsys.readouterr().out)
         expected = client.post("/predict", content=path.read_bytes()).json()["probabilities"]
         capsys.readouterr()  # the service's log
-        assert said == pytest.approx(expected, abs=1e-5)
+        assert probabilities == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["index.html", "examples/mine.jpg"])
@@ -117,7 +117,7 @@ def test_what_npm_fetches_is_kept_or_the_error_says_where_to_put_it(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StackError) as refused:
         run_publish(tmp_path, model_file)
-    remedy = f"install Node.js, or put what it writes on another machine into {tmp_path}"
+    remedy = f"install Node.js, or run it on another machine and copy its file into {tmp_path}"
     assert re.fullmatch(f"npm pack onnxruntime-web@1.30.0 fails (.*): {remedy}", str(refused.value))
     assert not (tmp_path / "public").exists()
     npm.chmod(0o755)
@@ -132,38 +132,38 @@ def test_what_is_wrong_is_one_clear_line(model_file, tmp_path, monkeypatch):
     damaged.write_bytes(b"something else")
     monkeypatch.setattr(publish, "RUNTIME", damaged)
     for arguments, error in (
-        ([], "nothing is packed yet"),
+        ([], "saved_models/ has no .onnx file"),
         (["none.onnx"], "the packed model none.onnx is missing or damaged"),
-        ([model_file], "isn't as it was published: delete it"),
+        ([model_file], "isn't the published file: delete it"),
     ):
         with pytest.raises(StackError, match=error):
             run_publish(tmp_path, *arguments)
         assert not (tmp_path / "public").exists()
 
 
-SAID = {"label": "ants", "probabilities": {"ants": 0.6, "bees": 0.4}, "similarity": 0.5, "ms": 9.0}
-SAID["unlike"] = False
-MOVED = {**SAID, "probabilities": {"ants": 0.63, "bees": 0.37}}
+ANSWER = {"label": "ants", "probabilities": {"ants": 0.6, "bees": 0.4}, "similarity": 0.5}
+ANSWER |= {"unlike": False, "ms": 9.0}
+MOVED = {**ANSWER, "probabilities": {"ants": 0.63, "bees": 0.37}}
 ERROR = {"error": "damaged"}
 
 
 @pytest.mark.parametrize(
-    ("name", "page", "service", "said"),
+    ("name", "page", "service", "text"),
     [
-        ("a.jpg", SAID, {**SAID, "label": "bees"}, ""),
-        ("a.jpg", ERROR, SAID, ""),
-        ("a.jpg", SAID, MOVED, ""),
-        ("a.png", SAID, MOVED, "2 of 2 photos that both can read (of 2), and unlike for 2"),
+        ("a.jpg", ANSWER, {**ANSWER, "label": "bees"}, ""),
+        ("a.jpg", ERROR, ANSWER, ""),
+        ("a.jpg", ANSWER, MOVED, ""),
+        ("a.png", ANSWER, MOVED, "2 of 2 photos that both can read (of 2), and unlike for 2"),
         ("a.jpg", ERROR, ERROR, "1 of 1 photos that both can read (of 2), and unlike for 1"),
     ],
 )
 def test_check_counts_what_both_can_read_and_fails_where_they_differ(
-    capsys, *, name, page, service, said
+    capsys, *, name, page, service, text
 ):
-    answers = [(Path("b.jpg"), SAID, SAID), (Path(name), page, service)]
-    if said:
+    answers = [(Path("b.jpg"), ANSWER, ANSWER), (Path(name), page, service)]
+    if text:
         bench_page.report(answers)
-        assert f"page and service: the same label for {said};" in capsys.readouterr().out
+        assert f"page and service: the same label for {text};" in capsys.readouterr().out
     else:
         with pytest.raises(SystemExit, match=f"differ too much: {name}$"):
             bench_page.report(answers)

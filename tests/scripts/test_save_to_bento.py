@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML
 @pytest.fixture(autouse=True)
 def answering(monkeypatch):
     """A server that is there at once."""
-    monkeypatch.setattr(local_server, "serve", lambda _: nullcontext("http://localhost"))
+    monkeypatch.setattr(local_server, "serve", lambda *_, **__: nullcontext("http://localhost"))
     monkeypatch.setattr(local_server, "predict", lambda *_: ANSWER)
     with fresh_service():
         yield

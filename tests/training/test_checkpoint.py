@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import pickle
 import platform
 import re
@@ -128,9 +127,6 @@ def test_the_state_of_the_best_epoch_and_of_the_last_are_kept_and_restored():
     state.restore(layer, new, scaler)
     assert layer.weight.item() == 2
     assert new.state[layer.weight]["momentum_buffer"].item() == pytest.approx(3.439)
-    for name, value in (("last", {}), ("last", {"weight": zeros(3)}), ("optimizer", {})):
-        with pytest.raises(StackError, match="the checkpoint is damaged"):
-            replace(state, **{name: value}).restore(layer, new, scaler)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -183,7 +179,6 @@ def test_an_output_is_checked_without_a_write(tmp_path):
     for name, said in {
         "a.pt": "must end in .ckpt",
         "there.ckpt": "exists: choose another --output, or resume with -c ",
-        "notes.ckpt": "notes is where the report goes: move that file",
         "notes/a.ckpt": "(Not a directory): name another place with --output",
         "a" * 300 + ".ckpt": "(File name too long): name another place with --output",
         "/proc/a/b.ckpt": "can't write /proc/a/b.ckpt (",
@@ -195,15 +190,6 @@ def test_an_output_is_checked_without_a_write(tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_newest_checkpoint_is_the_one_that_was_written_last(tmp_path):
-    with pytest.raises(StackError, match=rf"there is no checkpoint in {tmp_path}/: run `python tr"):
-        checkpoint.newest(tmp_path)
-    for name, time in (("b.ckpt", 2), ("a.ckpt", 3), ("c.ckpt", 1), ("d.txt", 4)):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (9 - time, time))
-    assert checkpoint.newest(tmp_path) == tmp_path / "a.ckpt"
-
-
 LINEAR = torch.nn.Linear(2, 2)
 TUTORIALS = {"epoch": 3, "model": LINEAR.state_dict(), "optimizer": taught(LINEAR)[0]}
 VERSION = r"is not a checkpoint of this version of train\.py"
@@ -213,8 +199,8 @@ VERSION = r"is not a checkpoint of this version of train\.py"
     ("content", "said"),
     [
         (None, r"there is no checkpoint .*/a\.ckpt: `python train\.py` makes one"),
-        (b"<!DOCTYPE html>", "is not a checkpoint$"),
-        (b"\xff\xd8\xff\xe0", "is not a checkpoint$"),
+        (b"<!DOCTYPE html>", "is not a checkpoint, or"),
+        (b"\xff\xd8\xff\xe0", "is not a checkpoint, or"),
         (b"", r"is damaged or not a checkpoint \(RuntimeError\): use another one"),  # half of one
         (pickle.dumps(Namespace(), 2), "holds pickled Python objects"),
         (TUTORIALS, r"2020 tutorial.*train again with `python train.py`"),

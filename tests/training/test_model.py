@@ -60,7 +60,6 @@ def test_frozen_stages_features_and_head_are_the_whole_network(network, photos, 
     frozen = network.frozen(photos)
     assert frozen.shape[1] == (3, 64, 64, 128, 256, 512)[stages]
     assert torch.allclose(network.resnet.fc(network.features(frozen)), whole, atol=1e-4)
-    assert torch.allclose(network.logits(frozen), whole, atol=1e-4)
     network.frozen_stages = 0
 
 
