@@ -132,13 +132,18 @@ class Checkpoint:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Load the state after the last epoch, if there is one."""
+        """Load the state after the last epoch, if there is one. Raises StackError if it can't."""
         if not self.history:
             return
-        model.load_state_dict(self.last)
-        optimizer.load_state_dict(self.optimizer)
-        if self.scaler:  # else it was on a device that needs none
-            scaler.load_state_dict(self.scaler)
+        try:
+            model.load_state_dict(self.last)
+            optimizer.load_state_dict(self.optimizer)
+            if self.scaler:  # else it was on a device that needs none
+                scaler.load_state_dict(self.scaler)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StackError(
+                "the checkpoint is damaged: use another one, or train again with `python train.py`"
+            ) from error
 
 
 def new(options: Options) -> Checkpoint:

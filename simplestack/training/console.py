@@ -19,9 +19,9 @@ def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) ->
     if not state.history and not state.arguments["from_scratch"]:
         warnings += filter(None, [foreign_weights()])
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     if state.disclaimer:
-        print(f"note: {printable(state.disclaimer)}", file=sys.stderr)
+        print(f"note: {state.disclaimer}", file=sys.stderr)
     print(
         f"{len(photos)} training photos, {len(val)} validation photos;"
         f" {printable(', '.join(state.classes))}; on {world}"

@@ -118,7 +118,10 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
     """Return a hash, 0 to 1, of the seed and each photo's content."""
 
     def content_hash(name: str) -> float:
-        content = (data_dir / name).read_bytes()
+        try:
+            content = (data_dir / name).read_bytes()
+        except OSError:  # loading reports it later
+            return 1.0
         digest = hashlib.sha256(str(seed).encode() + content).digest()
         return int.from_bytes(digest[:8]) / 2**64
 

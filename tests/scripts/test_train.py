@@ -154,7 +154,7 @@ def test_changed_photos_are_counted_and_trained_on_once(update, run):
 
 def test_a_stopped_update_has_no_old_report_and_before_its_first_epoch_no_way_to_go_on(update, run):
     write_pictures(run / "photos", 9)
-    for method, said in (((dataset, "open_photos"), r"^$"), ((label_check, "find"), "^To go on")):
+    for method, said in (((dataset, "load_photos"), r"^$"), ((label_check, "find"), "^To go on")):
         stop = patch.object(*method, side_effect=KeyboardInterrupt)
         with stop, pytest.raises(KeyboardInterrupt, match=said):
             update()

@@ -127,6 +127,9 @@ def test_the_state_of_the_best_epoch_and_of_the_last_are_kept_and_restored():
     state.restore(layer, new, scaler)
     assert layer.weight.item() == 2
     assert new.state[layer.weight]["momentum_buffer"].item() == pytest.approx(3.439)
+    for name, value in (("last", {}), ("last", {"weight": zeros(3)}), ("optimizer", {})):
+        with pytest.raises(StackError, match="the checkpoint is damaged"):
+            replace(state, **{name: value}).restore(layer, new, scaler)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -40,7 +40,8 @@ def test_unusable_photos_are_skipped_with_a_reason_in_plain_words(photos, ants):
     whole = (ants / "0.png").read_bytes()
     for name, data in (("cut", whole[:-40]), ("text", b"no photo"), ("empty", b"")):
         (ants / f"{name}.png").write_bytes(data)
-    Image.new("L", (9_000, 9_000)).save(ants / "large.png")
+    for size in ((1, 1), (20_000, 30), (9_000, 9_000)):
+        Image.new("L", size).save(ants / f"odd{size[0]}.png")
     named = ("notes.txt", "photo.jpgg")
     for name in named:
         shutil.copy(ants / "0.png", ants / name)
