@@ -1,6 +1,6 @@
-"""The formats that are read."""
+"""The image formats that the service and the training read."""
 
-FORMATS = {  # as Pillow calls them, with the suffixes of photos to train on
+FORMATS = {  # Pillow's names, with the suffixes of training photos
     "JPEG": (".jpg", ".jpeg", ".jfif"),  # MPO opens as JPEG
     "PNG": (".png",),
     "WEBP": (".webp",),

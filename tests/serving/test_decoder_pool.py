@@ -92,8 +92,8 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
 async def test_what_is_too_large_for_the_fast_lane_is_decoded_in_the_slow_one(pool, data, error):
     with pytest.raises(error):
         await pool.fast.decode(data)
-    photo, query = await pool.decode(data)
-    assert (len(photo), query) == (3 * 224**2, b"")
+    photo, top_k = await pool.decode(data)
+    assert (len(photo), top_k) == (3 * 224**2, "")
 
 
 @linux

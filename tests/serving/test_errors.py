@@ -6,7 +6,7 @@ from simplestack.serving import errors
 
 
 def test_an_error_of_a_picture_carries_its_status_and_is_known_by_its_name():
-    assert {name: int(kind.status) for name, kind in errors.KINDS.items()} == {
+    assert {name: int(kind.status) for name, kind in errors.IMAGE_ERRORS.items()} == {
         "BadImageError": 400,
         "DamagedImageError": 400,
         "TooLargeError": 413,

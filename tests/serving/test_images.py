@@ -281,30 +281,24 @@ def test_other_deep_grey_is_rejected_with_what_to_do(data):
         (b"iCCP", b"a\0\0", 33),
     ],
 )
-def test_a_png_with_much_text_is_read_or_rejected_for_it(scene, kind, head, at):
+def test_a_png_with_16_mib_of_text_is_read_and_with_more_rejected(scene, kind, head, at):
     data = encode(scene, "PNG")
-    # One that is compressed may have 16 MiB.
     texts = (zlib.compress(bytes(size), 1) for size in (2**24 - 9, 2**24 + 1))
     accepted, rejected = (data[:at] + hostile.chunk(kind, head + t) + data[at:] for t in texts)
     assert difference(accepted, scene) == 0
-    with pytest.raises(images.TooLargeError, match=f"^{images.TOO_MUCH_TEXT}$"):
+    with pytest.raises(images.DamagedImageError):
         images.read(rejected)
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (
-            MemoryError(),
-            images.TooLargeError,
-            "too much memory or time to decode: ",
-        ),
+        (MemoryError(), images.TooLargeError, "too much memory or time to decode: "),
         (RuntimeError("Memory allocation error: 5"), images.TooLargeError, "too much memory"),
         (ValueError("a bug"), images.BadImageError, "damaged or cut off"),
-        (images.BadImageError("as it is"), images.BadImageError, "^as it is$"),
     ],
 )
-def test_an_error_of_a_decoder_is_told_in_plain_words(monkeypatch, error, kind, words):
+def test_an_error_of_pillow_becomes_a_sentence_for_users(monkeypatch, error, kind, words):
     opened = images.identify(jpeg((64, 64)))
     monkeypatch.setattr(opened, "load", Mock(side_effect=error))
     monkeypatch.setattr(Image, "open", Mock(side_effect=error))

@@ -15,7 +15,7 @@ def noise(client, model_file, photo, tmp_path, monkeypatch):
     """A picture that is unlike all others, for a model of other classes that says so."""
     noise, changes = other_classes(model_file, photo, tmp_path)
     assert client.get("/model.json").json()["classes"] == ["ants", "bees"]  # it has been read
-    metadata = sys.modules["service"].packed_model().metadata
+    metadata = sys.modules["service"].load_model().metadata
     for key, value in changes.items():
         monkeypatch.setitem(metadata, key, value)
     return noise
