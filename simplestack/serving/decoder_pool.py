@@ -37,6 +37,7 @@ MAX_WAITING = 8  # pictures that may wait for the slow lane
 KILLED = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
 RETRY_AFTER = {"Retry-After": "1"}
 TOO_MANY_LARGE = "Too many large pictures at once: try again in a second."
+Body = bytes | bytearray
 
 
 class Decoders:
@@ -89,7 +90,7 @@ class Decoders:
             socket.send_fds(self.control, [json.dumps(limits).encode()], [theirs.fileno()])
         return ours
 
-    async def decode(self, body: bytes | bytearray, content_type: str = "") -> tuple[bytes, str]:
+    async def decode(self, body: Body, content_type: str = "") -> tuple[bytes, str]:
         """Return the photo in a body, 224×224×3 uint8 RGB, and `top_k` as JSON, or "" without one.
 
         The decoder may have been taken over: check both. Raises ImageError, and HTTPException (503)
@@ -127,7 +128,7 @@ class Lane:
         while not self.idle.empty():
             self.idle.get_nowait().close()
 
-    async def decode(self, body: bytes | bytearray, content_type: str = "") -> bytes:
+    async def decode(self, body: Body, content_type: str = "") -> bytes:
         """Return a decoder's reply to a body: the photo and `top_k`. Raises ImageError."""
         self.waiting += 1
         try:
@@ -144,11 +145,9 @@ class Lane:
             raise errors.IMAGE_ERRORS[kind](message)
         return reply
 
-    async def _ask(
-        self, process: socket.socket, body: bytes | bytearray, content_type: str
-    ) -> tuple[bool, bytes]:
+    async def _ask(self, process: socket.socket, body: Body, kind: str) -> tuple[bool, bytes]:
         try:
-            reply = await ask(process, body, content_type)
+            reply = await ask(process, body, kind)
         except (OSError, EOFError, MemoryError):  # the decoder is dead, or can't take the body
             process.close()
             self.add()
@@ -167,10 +166,8 @@ def has_ended(process: socket.socket) -> bool:
         return True
 
 
-async def ask(
-    process: socket.socket, body: bytes | bytearray, content_type: str = ""
-) -> tuple[bool, bytes]:
-    """Send a body to a decoder; return whether decoding failed, and the reply.
+async def ask(process: socket.socket, body: Body, kind: str = "") -> tuple[bool, bytes]:
+    """Send a body of a content type to a decoder; return whether decoding failed, and the reply.
 
     Raises EOFError or OSError if the decoder dies.
     """
@@ -184,7 +181,7 @@ async def ask(
             received += chunk
         return bytes(received)
 
-    await loop.sock_sendall(process, f"{json.dumps([content_type, len(body)])}\n".encode())
+    await loop.sock_sendall(process, f"{json.dumps([kind, len(body)])}\n".encode())
     await loop.sock_sendall(process, body)
     failed, size = REPLY_HEAD.unpack(await receive(REPLY_HEAD.size))
     return failed, await receive(size)

@@ -12,5 +12,4 @@ FORMATS = {  # Pillow's names, with the suffixes of training photos
     "PPM": (".ppm", ".pgm"),
 }
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
-KNOWN_AS = [{"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS]
-NAMES = f"{', '.join(KNOWN_AS[:-1])} or {KNOWN_AS[-1]}"
+NAMES = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM"

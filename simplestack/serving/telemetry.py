@@ -7,7 +7,6 @@ and `bentoml serve` set.
 import json
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -98,8 +97,7 @@ class Telemetry:
             REQUEST_SECONDS.labels(path).observe(seconds)
             UNLIKE.inc(bool(record.get("unlike")))
             # In one write, as all workers write to the same stream.
-            sys.stdout.write(json.dumps({**record, "ms": _ms(seconds)}) + "\n")
-            sys.stdout.flush()
+            print(json.dumps({**record, "ms": _ms(seconds)}) + "\n", end="", flush=True)
 
 
 @contextmanager
@@ -132,6 +130,7 @@ def reserve() -> None:
 def metrics(_: Request) -> Response:
     """Return the metrics of all workers, or of the only one, in Prometheus' text format."""
     registry = REGISTRY
+    # If a host has emptied /tmp, only the metrics of this worker are left.
     if Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).is_dir():
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
