@@ -26,6 +26,7 @@ from simplestack.serving.body import unpack
 
 REPLY_HEAD = struct.Struct("!?Q")  # whether the reply is an error, and its length in bytes
 MB = 1_000_000
+TOO_HEAVY_REPLY = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
 MAX_SECONDS = 60  # of real time for a picture
 
 
@@ -89,10 +90,9 @@ def decode(body: bytes, content_type: str, limits: Limits) -> tuple[bool, bytes]
         picture, top_k = unpack(body, content_type)
         return False, images.read(picture, limits.max_pixels).tobytes() + top_k
     except MemoryError:
-        error: errors.ImageError = errors.TooLargeError(images.TOO_HEAVY)
-    except errors.ImageError as caught:
-        error = caught
-    return True, json.dumps([type(error).__name__, str(error)]).encode()
+        return True, TOO_HEAVY_REPLY
+    except errors.ImageError as error:
+        return True, json.dumps([type(error).__name__, str(error)]).encode()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ RESERVED = 325 * MB  # bytes of the container's memory for all but the slow lane
 MAX_MEMORY = 1000 * MB  # of the slow lane
 PHOTO_BYTES = 3 * images.CROP**2
 MAX_WAITING = 8  # pictures that may wait for the slow lane
-KILLED = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
 RETRY_AFTER = {"Retry-After": "1"}
 TOO_MANY_LARGE = "Too many large pictures at once: try again in a second."
 Body = bytes | bytearray
@@ -151,7 +150,7 @@ class Lane:
         except (OSError, EOFError, MemoryError):  # the decoder is dead, or can't take the body
             process.close()
             self.add()
-            return True, KILLED
+            return True, decoder.TOO_HEAVY_REPLY
         self.idle.put_nowait(process)
         return reply
 

@@ -93,15 +93,13 @@ def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
     """Return the OpenAPI description of the API; with `token`, predictions require a token."""
     document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text())
     document["info"]["title"] = title(classes)
-    schemas, paths = document["components"]["schemas"], document["paths"]
-    prediction = schemas["Prediction"]["properties"]
-    for schema in (prediction, schemas["Score"]["properties"]):
-        schema["label"]["enum"] = classes
-    prediction["probabilities"]["properties"] = dict.fromkeys(classes, prediction["confidence"])
+    for name in ("Prediction", "Score"):
+        document["components"]["schemas"][name]["properties"]["label"]["enum"] = classes
     if not token:
         del document["components"]["securitySchemes"]
         for path in (PREDICT, CLASSIFY):
-            del paths[path]["post"]["security"], paths[path]["post"]["responses"]["401"]
+            post = document["paths"][path]["post"]
+            del post["security"], post["responses"]["401"]
     return document
 
 

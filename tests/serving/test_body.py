@@ -64,7 +64,7 @@ def test_the_first_file_of_a_form_is_the_picture(boundary, size):
         (b"", MULTIPART, NO_FILE),
     ],
 )
-def test_a_form_without_a_file_gets_a_clear_answer(body, content_type, sentence):
+def test_a_form_without_a_file_gets_a_clear_sentence(body, content_type, sentence):
     with pytest.raises(BadImageError, match=f"^{sentence}$"):
         bodies.unpack(body, content_type)
 
@@ -112,7 +112,7 @@ def test_json_of_other_programs_is_understood(text, top_k):
     ],
     ids=lambda text: text[:40],
 )
-def test_other_json_is_refused_with_what_to_send(text):
+def test_other_json_is_rejected_with_the_remedy(text):
     with pytest.raises(BadImageError) as raised:
         unpack(text)
     assert str(raised.value) == bodies.NO_INPUTS
@@ -141,7 +141,7 @@ def test_classify_answers_with_a_list_the_best_first(client, photo, top_k):
     assert wrong.json() == {"error": "top_k is not a number from 1 to 999999."}
 
 
-def test_json_that_is_refused_gets_the_sentence(client, photo):
+def test_rejected_json_gets_the_sentence(client, photo):
     answer = client.post("/classify", json={"inputs": "AAA"})
     assert (answer.status_code, answer.json()) == (400, {"error": bodies.NO_INPUTS})
     large = "A" * 12_000_000

@@ -151,7 +151,7 @@ async def test_a_decoder_can_only_set_top_k_to_a_number(top_k):
 
 
 @pytest.mark.parametrize("changes", [{"path": "/"}, {"path": "/predict/"}, {"type": "websocket"}])
-async def test_other_requests_are_forwarded_as_they_are(changes):
+async def test_other_requests_are_forwarded_unchanged(changes):
     app = AsyncMock()
     await Gate(app, Settings(), cores=1)(
         {**scope_of(), **changes}, receive := object(), send := object()
@@ -219,7 +219,7 @@ TENS = [bytes(10)] * 10_000
     ],
     ids=str,
 )
-async def test_a_body_may_have_max_bytes_and_else_is_read_on_for_a_while(
+async def test_a_body_may_have_max_bytes_and_a_larger_one_is_read_for_a_while(
     chunks, options, status, read
 ):
     answer = await Door().ask(*chunks, **options)
@@ -262,7 +262,7 @@ async def test_the_fuller_the_buffers_the_smaller_a_body_must_be(in_flight, size
 
 
 @pytest.mark.parametrize("chunks", [[bytes(60)] * 2, [bytes(60), None], [bytes(100), bytes(400)]])
-async def test_what_was_buffered_counts_until_its_request_has_ended(chunks):
+async def test_buffered_bytes_count_until_their_request_ends(chunks):
     door = Door()
     await door.ask(*chunks)
     assert door.gate.buffered == 0
@@ -270,7 +270,7 @@ async def test_what_was_buffered_counts_until_its_request_has_ended(chunks):
         assert door.gate.buffered == 103
 
 
-async def test_more_requests_than_max_requests_are_refused():
+async def test_more_requests_than_max_requests_are_rejected():
     door = Door(max_requests=2)
     async with held(door, b"a", b"b"):
         answer = await door.ask(b"c")
@@ -303,7 +303,7 @@ async def test_an_error_of_the_decoder_is_the_answer():
 # The whole service
 
 
-def test_an_answer_is_a_line_with_at_most_six_digits_and_a_map_if_asked_for(client, photo):
+def test_an_answer_is_a_line_with_at_most_six_digits_and_on_request_a_map(client, photo):
     body = photo.read_bytes()
     plain, answer = (client.post(f"/predict?explain={i}", content=body) for i in (0, 1))
     assert answer.headers["content-type"] == "application/json"
@@ -316,7 +316,7 @@ def test_an_answer_is_a_line_with_at_most_six_digits_and_a_map_if_asked_for(clie
     check_answer(explained)
 
 
-def test_top_k_names_so_many_classes(client, photo):
+def test_top_k_limits_the_classes(client, photo):
     for top_k in (1, 2):
         answer = client.post(f"/predict?top_k={top_k}", content=photo.read_bytes()).json()
         assert next(iter(answer["probabilities"])) == answer["label"]
@@ -334,7 +334,7 @@ def test_every_format_gets_the_same_label(client, photo, kind):
     assert answer["label"] == same["label"]
 
 
-def test_settings_are_those_of_the_environment(serve):
+def test_settings_come_from_the_environment(serve):
     settings = {"MAX_BYTES": "100000", "MAX_PIXELS": "90", "API_TOKEN": "sesame"}
     with serve(**settings) as client:
         assert client.post("/predict", content=b"").status_code == 401

@@ -1,11 +1,11 @@
-"""How answers are written: JSON in one line, with letters as they are."""
+"""Answers are lines of JSON with unescaped letters."""
 
 import pytest
 
 from simplestack.serving.responses import JsonLine, to_json
 
 
-def test_json_is_a_line_with_letters_as_they_are():
+def test_json_is_a_line_with_unescaped_letters():
     content = {"label": "Käfer", "score": 0.5, "unlike": None}
     line = '{"label": "Käfer", "score": 0.5, "unlike": null}\n'
     response = JsonLine(content)

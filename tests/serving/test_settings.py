@@ -1,4 +1,4 @@
-"""Environment variables: read once, and wrong ones named in one line."""
+"""Settings: environment variables; a wrong one is named in one line."""
 
 import re
 from dataclasses import asdict, fields
@@ -34,7 +34,7 @@ def test_every_setting_is_read_from_the_variable_with_its_name_in_capitals():
     assert settings.read({"MAX_PIXELS": "9" * 15}).max_pixels == 10**15 - 1
 
 
-def test_every_setting_stands_in_the_table_with_its_default():
+def test_the_table_in_the_documentation_has_every_setting_and_its_default():
     text = (PROJECT / "docs" / "api.md").read_text().partition("\n## Settings\n")[2]
     table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \| ", text, re.MULTILINE))
     defaults = {x.name.upper(): str(x.default or "none") for x in fields(settings.Settings)}
