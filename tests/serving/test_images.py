@@ -1,4 +1,4 @@
-"""Every format becomes the same array; pictures that are too large or of a rare kind are rejected."""
+"""Every format becomes the same array; large and rare kinds of pictures are rejected."""
 
 import io
 import itertools
