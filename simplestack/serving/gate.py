@@ -73,7 +73,7 @@ class Gate:
         except TimeoutError:
             raise HTTPException(504, NO_ANSWER.format(seconds=self.settings.timeout)) from None
 
-    def refusal(self, request: Request) -> HTTPException | None:
+    def head_error(self, request: Request) -> HTTPException | None:
         """Return the error for a wrong method, token or query string, else None."""
         if request.method != "POST":
             sentence = f"Use POST for {request.url.path}, with an image."
@@ -97,24 +97,24 @@ class Gate:
         body, limit, size = bytearray(), self.settings.max_bytes, 0
         too_many = HTTPException(413, TOO_MANY_BYTES.format(limit=limit), {"Connection": "close"})
         announced = int(request.headers.get("content-length", 0))
-        refusal = self.refusal(request) or (too_many if announced > limit else None)
-        if refusal and ("expect" in request.headers or announced > DRAINED * limit):
-            raise refusal
+        error = self.head_error(request) or (too_many if announced > limit else None)
+        if error and ("expect" in request.headers or announced > DRAINED * limit):
+            raise error
         try:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    refusal = refusal or too_many
+                    error = error or too_many
                 if size > DRAINED * limit:
                     break
-                if not refusal:
+                if not error:
                     body += chunk
                     self.buffered += len(chunk)
                     # The more is buffered, the less may be added: small pictures pass large ones.
                     if size > BUFFERED * limit - self.buffered:
                         raise HTTPException(503, BUSY, RETRY_AFTER)
-            if refusal:
-                raise refusal
+            if error:
+                raise error
             yield body
         finally:
             self.buffered -= len(body)

@@ -59,11 +59,11 @@ def identify(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise BadImageError(not_images.EMPTY)
     if not_images.is_text(data):
-        raise not_images.refusal(data)
+        raise not_images.error_for(data)
     try:
         image = Image.open(io.BytesIO(data), formats=[*FORMATS])
     except Exception as error:  # on damaged headers Pillow's parsers raise almost any type
-        raise _explain(error, not_images.refusal(data)) from error
+        raise _explain(error, not_images.error_for(data)) from error
     if _is_other_deep_grey(image):
         raise BadImageError(DEEP_GREY)
     if image.width * image.height > max_pixels * _scale(image) ** 2:

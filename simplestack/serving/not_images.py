@@ -65,7 +65,7 @@ def is_text(data: bytes) -> bool:
     return b"\0" not in data and not re.match(rb"P[1-6f][\s#]", data)
 
 
-def refusal(data: bytes) -> ImageError:
+def error_for(data: bytes) -> ImageError:
     """Return the error for data that can't be opened as an image."""
     for kind, pattern in OTHER_FORMATS.items():
         if re.match(pattern, data, re.DOTALL):
