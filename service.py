@@ -73,11 +73,11 @@ class PhotoClassifier:
 
     @bentoml.api
     def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:
-        """Return the label of an image, 224×224 RGB, the probability of each label, and whether
-        the image is unlike the training photos.
+        """Return the label of an image, 224×224 RGB, and the probability of each label.
 
-        `?explain=1` adds the label's class activation map, 7×7 over the middle square of the
-        picture. Its mean is the label's logit.
+        The answer also says whether the image is unlike the training photos. `?explain=1` adds the
+        label's class activation map, 7×7 over the middle square of the picture; its mean is the
+        label's logit.
         """
         return to_json(self.answer(image, ctx))
 

@@ -85,7 +85,7 @@ def serve(worker: socket.socket, limits: Limits) -> None:
 
 
 def decode(body: bytes, content_type: str, limits: Limits) -> tuple[bool, bytes]:
-    """Decode the picture in a body; return whether that failed, and the reply."""
+    """Decode the picture in a body; return whether that failed, and the reply's bytes."""
     try:
         picture, top_k = unpack(body, content_type)
         return False, images.read(picture, limits.max_pixels).tobytes() + top_k

@@ -37,6 +37,8 @@ MAX_WAITING = 8  # pictures that may wait for the slow lane
 RETRY_AFTER = {"Retry-After": "1"}
 TOO_MANY_LARGE = "Too many large pictures at once: try again in a second."
 Body = bytes | bytearray
+Reply = tuple[bool, bytes]
+"""Whether it is an error, and its bytes."""
 
 
 class Decoders:
@@ -92,8 +94,8 @@ class Decoders:
     async def decode(self, body: Body, content_type: str = "") -> tuple[bytes, str]:
         """Return the photo in a body, 224×224×3 uint8 RGB, and `top_k` as JSON, or "" without one.
 
-        The decoder may have been taken over: check both. Raises ImageError, and HTTPException (503)
-        if too many pictures wait.
+        Check `top_k`: a picture may have taken the decoder over. Raises ImageError, and
+        HTTPException (503) if too many pictures wait.
         """
         try:
             reply = await self.fast.decode(body, content_type)
@@ -138,15 +140,15 @@ class Lane:
         finally:
             self.waiting -= 1
         # A decoder can't be cancelled: if the client hangs up, it becomes idle after its reply.
-        failed, reply = await asyncio.shield(self._ask(process, body, content_type))
+        failed, reply = await asyncio.shield(self._exchange(process, body, content_type))
         if failed:
             kind, message = json.loads(reply)
             raise errors.IMAGE_ERRORS[kind](message)
         return reply
 
-    async def _ask(self, process: socket.socket, body: Body, kind: str) -> tuple[bool, bytes]:
+    async def _exchange(self, process: socket.socket, body: Body, content_type: str) -> Reply:
         try:
-            reply = await ask(process, body, kind)
+            reply = await ask(process, body, content_type)
         except (OSError, EOFError, MemoryError):  # the decoder is dead, or can't take the body
             process.close()
             self.add()
@@ -165,8 +167,8 @@ def has_ended(process: socket.socket) -> bool:
         return True
 
 
-async def ask(process: socket.socket, body: Body, kind: str = "") -> tuple[bool, bytes]:
-    """Send a body of a content type to a decoder; return whether decoding failed, and the reply.
+async def ask(process: socket.socket, body: Body, content_type: str = "") -> Reply:
+    """Send a body to a decoder; return its reply.
 
     Raises EOFError or OSError if the decoder dies.
     """
@@ -180,7 +182,7 @@ async def ask(process: socket.socket, body: Body, kind: str = "") -> tuple[bool,
             received += chunk
         return bytes(received)
 
-    await loop.sock_sendall(process, f"{json.dumps([kind, len(body)])}\n".encode())
+    await loop.sock_sendall(process, f"{json.dumps([content_type, len(body)])}\n".encode())
     await loop.sock_sendall(process, body)
     failed, size = REPLY_HEAD.unpack(await receive(REPLY_HEAD.size))
     return failed, await receive(size)
