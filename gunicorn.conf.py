@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from typing import Any
 
-# Only /tmp is writable there, and BentoML makes folders in its home. Several workers need files for
-# their counters, too; a single one does without, as a full disk kills who writes to such a file.
+# Only /tmp is writable there, and BentoML creates folders in its home. Several workers share their
+# metrics in files; a single worker keeps them in memory.
 scratch = tempfile.mkdtemp(prefix="bentoml-")
 os.environ["BENTOML_HOME"] = scratch
 several = int(os.environ.get("WEB_CONCURRENCY", "1")) > 1
@@ -16,9 +16,9 @@ if several:
 
 wsgi_app = "simplestack.serving.app:app()"
 worker_class = "asgi"
-asgi_lifespan = "on"  # the model is loaded then: who can't load it must not serve
-preload_app = True  # workers share what is imported, and what can't be loaded stops at once
-reuse_port = True  # with several workers, the kernel shares out the connections
+asgi_lifespan = "on"  # it loads the model: a worker that can't must not serve
+preload_app = True  # workers share the imports; an error in them ends gunicorn at once
+reuse_port = True  # the kernel distributes connections among the workers
 graceful_timeout = 9  # seconds: `docker stop` kills after 10, Heroku after 30
 control_socket_disable = True  # it would be in the home directory
 logconfig_dict = {
@@ -37,18 +37,18 @@ logconfig_dict = {
     "root": {"level": "INFO", "handlers": ["stdout"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
-        "gunicorn.access": {"level": "CRITICAL"},  # Telemetry's lines are in its place
+        "gunicorn.access": {"level": "CRITICAL"},  # Telemetry logs the requests
     },
 }
 
 
 def pre_fork(_: Any, __: Any) -> None:
-    """Keep the garbage collector from writing to what workers share, which would copy it."""
+    """Keep the garbage collector from writing to, and so copying, the memory that workers share."""
     gc.freeze()
 
 
 def child_exit(_: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that has ended."""
+    """Remove the gauges of a worker that has ended."""
     if several:
         from prometheus_client import multiprocess  # noqa: PLC0415  # not before its folder is named
 
@@ -56,5 +56,5 @@ def child_exit(_: Any, worker: Any) -> None:
 
 
 def on_exit(_: Any) -> None:
-    """Leave nothing behind."""
+    """Remove the scratch folder."""
     shutil.rmtree(scratch, ignore_errors=True)

@@ -3,7 +3,7 @@
     bentoml serve NAME:latest
     curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --data-binary @image.jpg
 
-`python saveToBento.py` packs it with the model. It must not import torch, which isn't deployed.
+`python saveToBento.py` packs it with the model. It must not import torch, which isn't in the image.
 """
 
 import operator
@@ -12,13 +12,14 @@ import sys
 from functools import cache
 from typing import Annotated, Any
 
-# Before BentoML is imported, which otherwise reports each start of a server to its makers.
+# Turns BentoML's telemetry off, so before its import.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
 import numpy as np
 from bentoml.validators import ContentType
 from PIL.Image import Image
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving import images, settings, site
@@ -28,9 +29,10 @@ from simplestack.serving.inference import OnnxModel, answer, rounded
 from simplestack.serving.responses import HANDLERS, to_json
 from simplestack.serving.telemetry import Telemetry, timed
 
+SETTINGS = settings.checked()
 MODEL = bentoml.models.BentoModel("resnet18:latest")
 JSON = ContentType("application/json")  # of the text that the API returns
-# One worker keeps all cores busy, as inference releases Python's lock. Each thread takes 10 MB.
+# One worker keeps all cores busy, as inference releases the GIL. Each thread takes 10 MB.
 THREADS = min(4, 2 * cores())
 
 
@@ -38,11 +40,11 @@ THREADS = min(4, 2 * cores())
     name="photo_classifier",  # the Bento is named after its classes
     threads=THREADS,
     http={"port": settings.Settings.port},
-    traffic={"timeout": settings.checked().timeout + 1},  # so that the gate answers first
+    traffic={"timeout": SETTINGS.timeout + 1},  # so that the gate answers first
     image=bentoml.images.Image(
         base_image=f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",
         distro="",  # otherwise BentoML installs a compiler and git
-        # Debian 13 closes it to other users, and Heroku runs the image as one.
+        # On Debian 13, only its owner can enter it; Heroku runs the image as another user.
         commands=["chmod 755 /home/bentoml"],
     ),
     envs=[
@@ -51,31 +53,31 @@ THREADS = min(4, 2 * cores())
         {"name": "MALLOC_TRIM_THRESHOLD_", "value": "16777216"},
         {"name": "MALLOC_MMAP_THRESHOLD_", "value": "4194304"},
         {"name": "MALLOC_ARENA_MAX", "value": "2"},
-        # ONNX Runtime otherwise reports each start to its makers.
+        # Turns ONNX Runtime's telemetry off.
         {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
     ],
-    # Telemetry replaces BentoML's own, whose metrics grow with each path that somebody makes up.
+    # Telemetry replaces BentoML's metrics, which grow with each unknown path in a request.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
 )
 class PhotoClassifier:
-    """Tells what a photo shows, with a fine-tuned ResNet-18."""
+    """Classifies photos with a fine-tuned ResNet-18."""
 
-    bento_model = MODEL  # an attribute, so that BentoML packs it
+    bento_model = MODEL  # BentoML packs the models that are attributes
 
     def __init__(self) -> None:
-        self.model, self.metadata = packed_model(), packed_model().metadata
-        # The first run allocates memory: not while a client waits.
+        self.model, self.metadata = load_model(), load_model().metadata
+        # The first run is slow, as it allocates memory: now, before a client waits.
         self.model(np.zeros((1, images.CROP, images.CROP, 3), np.uint8))
 
     @bentoml.api
     def predict(self, image: Image, ctx: bentoml.Context) -> Annotated[str, JSON]:
         """Return the label of an image, 224×224 RGB, and the probability of each label.
 
-        Also whether the image is unlike those that the network was trained on.
-        With `?explain=1` also the label's class activation map, 7×7 over the middle square of the
-        picture: how much each place spoke for it. Its mean is the logit.
+        The answer also says whether the image is unlike the training photos. `?explain=1` adds the
+        label's class activation map, 7×7 over the middle square of the picture; its mean is the
+        label's logit.
         """
         return to_json(self.answer(image, ctx))
 
@@ -87,7 +89,7 @@ class PhotoClassifier:
         return to_json([{"label": label, "score": score} for label, score in best])
 
     def answer(self, image: Image, ctx: bentoml.Context) -> dict[str, Any]:
-        """Run the model on a request's image, 224×224 RGB; log and return the answer."""
+        """Run the model on a request's image, 224×224 RGB; return the answer, and log its label."""
         request = ctx.request
         with timed(request.state, "inference"):
             outputs = logits, maps, _ = self.model(np.asarray(image)[None])
@@ -99,15 +101,21 @@ class PhotoClassifier:
 
 
 @cache
-def packed_model() -> OnnxModel:
-    """Return the model of this Bento; its metadata is what the service tells of it."""
+def load_model() -> OnnxModel:
+    """Load the model of this Bento, once."""
     return OnnxModel(MODEL.resolve().path_of("model.onnx"))
 
 
 service: bentoml.Service[Any] = PhotoClassifier
 service.add_asgi_middleware(Telemetry, paths=site.PATHS, probes=site.PROBES)
-service.add_asgi_middleware(site.cors)
+if SETTINGS.cors_origins:
+    service.add_asgi_middleware(
+        CORSMiddleware,
+        allow_origins=SETTINGS.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+    )
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
-service.add_asgi_middleware(site.closed)
-service.add_asgi_middleware(Gate, cores=cores())
-service.mount_asgi_app(site.site(lambda: packed_model().metadata))
+service.add_asgi_middleware(site.known_paths_only)
+service.add_asgi_middleware(Gate, settings=SETTINGS, cores=cores())
+service.mount_asgi_app(site.site(lambda: load_model().metadata, token=bool(SETTINGS.api_token)))

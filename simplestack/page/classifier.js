@@ -1,28 +1,28 @@
-// Answers a photo in this browser as the service does: images.py and inference.py, in JavaScript.
+// Classify photos in the browser as the service does: images.py and inference.py in JavaScript.
 import * as ort from "./onnxruntime.js";
 
-const SIMD = Uint8Array.of( // a WebAssembly module with an instruction of that kind
+const SIMD = Uint8Array.of( // a WebAssembly module with a SIMD instruction
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
 const JPEG = "\xff\xd8";
-const TILE = 1024; // pixels, the side of what is converted at once: some browsers have small canvases
-const ONE = 2 ** 22; // a share of 1, as Pillow counts in whole numbers
+const TILE = 1024; // pixels, the side of the squares to convert: some browsers limit the size of canvases
+const ONE = 2 ** 22; // the weight 1 in Pillow's fixed-point arithmetic
 const rounded = (number) => Math.round(number * 1e6) / 1e6;
 const text = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
 let started;
 
-/** Load the network, once; return what `classify` needs of it. Throws an Error with a sentence, and tries again if asked again. */
+/** Load the network once; return it with its metadata and rules. Throws an Error with a sentence; the next call tries again. */
 export const load = () => (started ??= start().catch((error) => { started = undefined; throw error; }));
 
 async function start() {
   if (!globalThis.WebAssembly?.validate(SIMD)) {
     throw new Error("This browser has no WebAssembly with SIMD, which the network needs: use a newer one.");
   }
-  const [about, rules] = await Promise.all(["model.json", "rules.json"].map(async (path) => (await get(path)).json()));
+  const [metadata, rules] = await Promise.all(["model.json", "rules.json"].map(async (path) => (await get(path)).json()));
   const [model, wasm] = await Promise.all(Object.entries(rules.integrity).map(
     async ([path, integrity]) => new Uint8Array(await (await get(path, integrity)).arrayBuffer())));
   ort.env.wasm.numThreads = 1; // more need headers that few static hosts send
   ort.env.wasm.wasmBinary = wasm;
-  return { about, rules, session: await ort.InferenceSession.create(model) };
+  return { metadata, rules, session: await ort.InferenceSession.create(model) };
 }
 
 async function get(path, integrity = "") {
@@ -32,9 +32,9 @@ async function get(path, integrity = "") {
   throw new Error(`The file ${path} can't be loaded${other}: check the connection, and load the page again.`);
 }
 
-/** Return what /predict?explain=1 answers to an image file. Throws an Error with a sentence. */
+/** Return the answer of /predict?explain=1 for an image file. Throws an Error with a sentence. */
 export async function classify(file) {
-  const { about, rules, session } = await load();
+  const { metadata, rules, session } = await load();
   const photos = new ort.Tensor("uint8", await read(file, rules), [1, rules.crop, rules.crop, 3]);
   const { logits, maps, similarity } = await session.run({ photos });
   const highest = Math.max(...logits.data), best = logits.data.indexOf(highest);
@@ -43,16 +43,16 @@ export async function classify(file) {
   const row = (y) => Array.from(maps.data.subarray(y * width, (y + 1) * width), rounded);
   const similar = rounded(Math.min(1, Math.max(0, similarity.data[0])));
   return {
-    label: about.classes[best],
+    label: metadata.classes[best],
     confidence: rounded(exp[best] / sum),
-    probabilities: Object.fromEntries(about.classes.map((name, i) => [name, rounded(exp[i] / sum)])),
+    probabilities: Object.fromEntries(metadata.classes.map((name, i) => [name, rounded(exp[i] / sum)])),
     similarity: similar,
-    unlike: about.unlike.threshold === null ? null : similar < about.unlike.threshold,
+    unlike: metadata.unlike.threshold === null ? null : similar < metadata.unlike.threshold,
     map: Array.from({ length: height }, (_, y) => row(best * height + y)),
   };
 }
 
-/** Return the middle of an image file, 224×224×3 uint8, of which the shorter side has 256 pixels. */
+/** Resize the shorter side of an image file to 256 pixels; return its middle, 224×224×3 uint8. Throws an Error with a sentence. */
 export async function read(file, rules) {
   const bytes = new Uint8Array(await file.arrayBuffer()), start = text(bytes.subarray(0, 4));
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
@@ -60,7 +60,7 @@ export async function read(file, rules) {
   if (!bitmap) throw new Error("This browser can't read the file as an image.");
   const { width, height } = bitmap, side = Math.min(width, height), million = rules.max_pixels / 1e6;
   const factor = (pixels) => Math.max(1, Math.floor(pixels / (2 * rules.resize)));
-  // By what the decoder of a JPEG reduces it in Python.
+  // The factor by which a JPEG's decoder reduces it in Python.
   const scale = start.startsWith(JPEG) ? Math.min(8, 2 ** Math.floor(Math.log2(factor(side)))) : 1;
   if (width * height > rules.max_pixels * scale ** 2) {
     throw new Error(rules.too_many_pixels.replace(/\{(\w+)\}/g, (_, name) => ({ width, height, million })[name]));
@@ -70,26 +70,26 @@ export async function read(file, rules) {
   bitmap.close();
   const across = weights(width, small.width, side, reduction, rules);
   const down = weights(height, small.height, side, reduction, rules);
-  // Pillow 13 begins with the columns of tall pictures.
+  // Pillow 13 resizes the columns of tall pictures first.
   const tall = small.height > rules.crop && small.height - rules.crop > 2 * (small.width - rules.crop);
-  return tall ? squeeze(squeeze(small.data, small.width, down, false), small.width, across, true)
-    : squeeze(squeeze(small.data, small.width, across, true), rules.crop, down, false);
+  return tall ? resample(resample(small.data, small.width, down, false), small.width, across, true)
+    : resample(resample(small.data, small.width, across, true), rules.crop, down, false);
 }
 
-/** Return whether the end of a file is missing: Firefox and Safari would show what there is. */
+/** Return whether the end of a file is missing: Firefox and Safari would decode the rest. */
 function isCutOff(bytes, start) {
   if (start === "\x89PNG") return !text(bytes.subarray(-(2 ** 16))).includes("IEND");
   if (start === "GIF8") return bytes.findLast((byte) => byte) !== 0x3b;
   if (start.startsWith("BM")) return new DataView(bytes.buffer).getUint32(2, true) > bytes.length;
   if (!start.startsWith(JPEG)) return false;
-  let at = 2; // then there are segments with a length; pixels begin with FF DA and end with FF D9
+  let at = 2; // segments with a length follow; pixels begin with FF DA and end with FF D9
   while (bytes[at] === 0xff && bytes[at + 1] !== 0xda)
     at += bytes[at + 1] === 0xff ? 1 : 2 + 256 * bytes[at + 2] + bytes[at + 3];
   while (at >= 0 && bytes[at + 1] !== 0xd9) at = bytes.indexOf(0xff, at + 1);
   return at < 0;
 }
 
-/** Average squares of factor×factor pixels, on white, in whole numbers as Pillow does. */
+/** Average squares of factor×factor pixels, on white, in whole numbers like Pillow. */
 function reduce(bitmap, factor) {
   const width = Math.floor(bitmap.width / factor), height = Math.floor(bitmap.height / factor);
   const data = new Uint8Array(3 * width * height);
@@ -111,10 +111,10 @@ function reduce(bitmap, factor) {
   return { data, width, height };
 }
 
-/** Return of which pixels, of those available, each one is made by Pillow's antialiased bilinear filter. */
+/** Return, for each pixel of a resized side, the first source pixel and the weights of Pillow's antialiased bilinear filter. */
 function weights(length, available, side, reduction, { resize, crop }) {
   const resized = Math.floor((resize * length) / side), margin = resized - crop, ratio = length / reduction / resized;
-  const first = (margin >> 1) + (margin & (margin >> 1) & 1); // half of it, rounded as Python does
+  const first = (margin >> 1) + (margin & (margin >> 1) & 1); // half of the margin, rounded like Python
   const [start, end] = [Math.fround(first * ratio), Math.fround((first + crop) * ratio)];
   const scale = Math.fround(end - start) / crop, support = Math.max(1, scale);
   return Array.from({ length: crop }, (_, i) => {
@@ -126,17 +126,17 @@ function weights(length, available, side, reduction, { resize, crop }) {
   });
 }
 
-/** Resize the rows, or else the columns, of a picture of some width. */
-function squeeze(data, width, weights, rows) {
+/** Resize the rows, or else the columns, of RGB pixels with `width` columns. */
+function resample(data, width, weights, rows) {
   const lines = rows ? data.length / 3 / width : width;
   const [step, apart, after] = rows ? [3, 3 * width, 3 * weights.length] : [3 * width, 3, 3];
-  const squeezed = new Uint8Array(3 * lines * weights.length);
+  const resampled = new Uint8Array(3 * lines * weights.length);
   weights.forEach(({ from, shares }, i) => {
     for (let line = 0; line < lines; line++) for (let channel = 0; channel < 3; channel++) {
       let sum = ONE / 2;
       for (let j = 0; j < shares.length; j++) sum += shares[j] * data[line * apart + (from + j) * step + channel];
-      squeezed[line * after + i * step + channel] = Math.floor(sum / ONE);
+      resampled[line * after + i * step + channel] = Math.floor(sum / ONE);
     }
   });
-  return squeezed;
+  return resampled;
 }

@@ -1,1 +1,1 @@
-"""What is deployed. Imports nothing else of ours, and never torch."""
+"""The part of the package that is deployed. It imports no other part, and never torch."""

@@ -7,6 +7,6 @@ import bentoml
 
 
 def app() -> Any:
-    """Load the Bento from BENTO_PATH, with its own copy of the model, and return its ASGI app."""
+    """Load the Bento in the folder BENTO_PATH; return its ASGI app."""
     service: bentoml.Service[Any] = bentoml.load(os.environ["BENTO_PATH"])
     return service.to_asgi()

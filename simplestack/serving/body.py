@@ -1,6 +1,6 @@
 """The picture in the body of a request: the body itself, a file in a form, or base64 in JSON.
 
-Untrusted, as pictures are, so it is unpacked in a decoder.
+A body is as untrusted as a picture, so decoders unpack it.
 """
 
 import base64
@@ -12,9 +12,7 @@ from python_multipart.multipart import File, FormParser, parse_options_header
 
 from simplestack.serving.errors import BadImageError
 
-CURL = "send it as curl -F image=@image.jpg does"
-MAX_TOP_K = 999_999
-NO_TOP_K = f"top_k is not a number from 1 to {MAX_TOP_K}."
+MAKE_A_FORM = "send it as curl -F image=@image.jpg does"
 NO_INPUTS = (
     'This JSON has no image: send {"inputs": the image in base64, "parameters": {"top_k": 5}}, or'
     " the bytes of the image."
@@ -22,7 +20,7 @@ NO_INPUTS = (
 
 
 def unpack(body: bytes, content_type: str) -> tuple[bytes, bytes]:
-    """Return the picture, and the parameters in JSON as a query string. Raises BadImageError."""
+    """Return the picture, and `top_k` as JSON if the body is JSON with it. Raises BadImageError."""
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
         return unpack_form(body, options.get(b"boundary", b"")), b""
@@ -41,17 +39,17 @@ def unpack_form(body: bytes, boundary: bytes) -> bytes:
         )
         parser.write(body)
     except FormParserError as error:
-        raise BadImageError(f"The form is damaged: {CURL}.") from error
+        raise BadImageError(f"The form is damaged: {MAKE_A_FORM}.") from error
     if not files:
-        raise BadImageError(f"The form has no file: {CURL}.")
+        raise BadImageError(f"The form has no file: {MAKE_A_FORM}.")
     files[0].file_object.seek(0)
     return files[0].file_object.read()
 
 
 def unpack_json(body: bytes) -> tuple[bytes, bytes]:
-    """Return the picture in JSON as Hugging Face's clients send it, and its `top_k` as a query.
+    """Return the picture in JSON as Hugging Face's clients send it, and its `top_k` as JSON.
 
-    Raises BadImageError if the JSON is another.
+    Raises BadImageError for other JSON, and for another function than softmax.
     """
     try:
         content = json.loads(body)
@@ -60,10 +58,6 @@ def unpack_json(body: bytes) -> tuple[bytes, bytes]:
         top_k, function = parameters.get("top_k"), parameters.get("function_to_apply")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadImageError(NO_INPUTS) from error
-    if function not in (None, "softmax"):  # a set would hash what may be a dict
-        raise BadImageError("function_to_apply is another than softmax.")
-    if top_k is None:
-        return picture, b""
-    if type(top_k) is not int or not 1 <= top_k <= MAX_TOP_K:  # True is an int, too
-        raise BadImageError(NO_TOP_K)
-    return picture, f"top_k={top_k}".encode()
+    if function not in (None, "softmax"):  # no set, as a dict can't be hashed
+        raise BadImageError("function_to_apply is not softmax.")
+    return picture, b"" if top_k is None else json.dumps(top_k).encode()

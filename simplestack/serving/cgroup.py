@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Count the cores that this process may keep busy: a container's quota, not its host's cores.
+    """Return how many cores this process may use: at least 1, at most the container's CPU quota.
 
-    Looks for the quota where control groups of version 2 and version 1 have it.
+    Reads the quota of control groups of version 2 or version 1.
     """
-    # macOS can't tell which cores a process may use, only how many there are.
+    # macOS has no affinity of processes.
     available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         if all((cgroup / file).exists() for file in files):
@@ -21,9 +21,9 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many bytes this container, or else this machine, has.
+    """Return the memory of this container, or else of this machine, in bytes.
 
-    Looks for the limit where control groups of version 2 and version 1 have it.
+    Reads the limit of control groups of version 2 or version 1.
     """
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for file in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):

@@ -1,12 +1,12 @@
-"""Decodes untrusted pictures in processes with limits of memory and CPU time.
+"""Decode untrusted pictures in processes with limits of memory and CPU time.
 
     python -m simplestack.serving.decoder 3
 
-forks one for each socket that arrives through file descriptor 3. It loads nothing but Pillow,
+forks a decoder for each socket that arrives through file descriptor 3. It loads only Pillow,
 pillow-heif, NumPy and a parser of forms, so that a decoder is small and starts in milliseconds.
 
-A request is a line of JSON, `[content type, size]`, and a body of that size. The reply is a HEAD,
-and either pixels, 224×224×3 uint8, with a query string behind them, or an error as JSON.
+A request is a line of JSON, `[content type, size]`, and a body of that size. The reply is a head
+and either the pixels, 224×224×3 uint8, followed by `top_k` if the body has it, or an error as JSON.
 """
 
 import json
@@ -24,17 +24,18 @@ from typing import NamedTuple, NoReturn
 from simplestack.serving import errors, images
 from simplestack.serving.body import unpack
 
-HEAD = struct.Struct("!?Q")  # of a reply: whether it is an error, and its length in bytes
+REPLY_HEAD = struct.Struct("!?Q")  # whether the reply is an error, and its length in bytes
 MB = 1_000_000
-MAX_SECONDS = 60  # for a picture, even if it takes no CPU time
+TOO_HEAVY_REPLY = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
+MAX_SECONDS = 60  # of real time for a picture
 
 
 class Limits(NamedTuple):
     """The limits of a decoder, for one picture."""
 
     seconds: float  # of CPU time
-    memory: int  # bytes, beyond what it has at rest
-    priority: int  # as for os.nice
+    memory: int  # bytes beyond those of an idle decoder
+    priority: int  # the argument of os.nice
     max_pixels: int
 
 
@@ -50,7 +51,7 @@ def fork_decoders(control: socket.socket) -> NoReturn:
         with socket.socket(fileno=sockets[0]) as worker:
             try:
                 forked = os.fork()
-            except OSError:  # too many processes: the worker sees that its socket is closed
+            except OSError:  # too many processes: the closed socket tells the worker
                 continue
             if forked == 0:
                 control.close()
@@ -62,7 +63,7 @@ def serve(worker: socket.socket, limits: Limits) -> None:
     """Decode one body after another until the worker closes the socket."""
     os.nice(limits.priority)
     logging.disable()  # the parser of forms logs every mistake in them
-    sys.stderr = os.fdopen(os.dup(2), "w")  # for a traceback; libtiff's complaints go nowhere
+    sys.stderr = os.fdopen(os.dup(2), "w")  # keeps tracebacks, but not libtiff's messages
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if sys.platform == "linux":
         with suppress(OSError):  # some hosts close /proc; the limit below holds there too
@@ -73,26 +74,25 @@ def serve(worker: socket.socket, limits: Limits) -> None:
         while line := stream.readline():
             content_type, size = json.loads(line)
             body = stream.read(size)
-            signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # whose signal kills
+            signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # its signal kills
             signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
             failed, reply = decode(body, content_type, limits)
-            del body  # or it would be held beside the next
+            del body  # or it would stay in memory beside the next one
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            stream.write(HEAD.pack(failed, len(reply)) + reply)
+            stream.write(REPLY_HEAD.pack(failed, len(reply)) + reply)
             stream.flush()
 
 
 def decode(body: bytes, content_type: str, limits: Limits) -> tuple[bool, bytes]:
-    """Return whether the picture in a body can't be decoded, and the reply to that."""
+    """Decode the picture in a body; return whether that failed, and the reply's bytes."""
     try:
-        picture, query = unpack(body, content_type)
-        return False, images.read(picture, limits.max_pixels).tobytes() + query
+        picture, top_k = unpack(body, content_type)
+        return False, images.read(picture, limits.max_pixels).tobytes() + top_k
     except MemoryError:
-        error: errors.ImageError = errors.TooLargeError(images.TOO_HEAVY)
-    except errors.ImageError as caught:
-        error = caught
-    return True, json.dumps([type(error).__name__, str(error)]).encode()
+        return True, TOO_HEAVY_REPLY
+    except errors.ImageError as error:
+        return True, json.dumps([type(error).__name__, str(error)]).encode()
 
 
 if __name__ == "__main__":

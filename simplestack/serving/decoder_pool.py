@@ -4,9 +4,9 @@ No check beforehand finds every picture that takes too much time or memory, and 
 stopped. So decoders are processes with limits that the kernel enforces, even within C code. Each
 has a socket of its own, and shares nothing that it could leave locked when it is killed.
 
-There are two lanes. In the fast one, a picture may have a few pixels and take a fraction of a
-second. What fails there goes to the slow one: one at a time, at low priority, with the memory that
-the container has left.
+There are two lanes. In the fast lane, a picture may have few pixels and take a fraction of a
+second. Pictures that fail there go to the slow lane: one at a time, at low priority, with the rest
+of the container's memory.
 """
 
 import asyncio
@@ -24,23 +24,25 @@ from starlette.exceptions import HTTPException
 
 from simplestack.serving import decoder, errors, images
 from simplestack.serving.cgroup import memory_limit
-from simplestack.serving.decoder import HEAD, MB, Limits
+from simplestack.serving.decoder import MB, REPLY_HEAD, Limits
 from simplestack.serving.settings import Settings
 
 FAST_SECONDS, SLOW_SECONDS = 0.25, 4.0  # of CPU time for a picture
 FAST_PIXELS = 2_000_000  # as they leave the format's decoder
-FAST_MEMORY = 32 * MB  # bytes beyond those of a decoder at rest
-RESERVED = 325 * MB  # of the container, for all but the slow lane
-MAX_MEMORY = 1000 * MB
-PIXELS = 3 * images.CROP**2  # bytes
+FAST_MEMORY = 32 * MB  # bytes beyond those of an idle decoder
+RESERVED = 325 * MB  # bytes of the container's memory for all but the slow lane
+MAX_MEMORY = 1000 * MB  # of the slow lane
+PHOTO_BYTES = 3 * images.CROP**2
 MAX_WAITING = 8  # pictures that may wait for the slow lane
-DEAD = json.dumps([errors.TooLargeError.__name__, images.TOO_HEAVY]).encode()
-RETRY = {"Retry-After": "1"}
+RETRY_AFTER = {"Retry-After": "1"}
 TOO_MANY_LARGE = "Too many large pictures at once: try again in a second."
+Body = bytes | bytearray
+Reply = tuple[bool, bytes]
+"""Whether it is an error, and its bytes."""
 
 
 class Decoders:
-    """Both lanes, in a process of their own from which decoders are forked."""
+    """The two lanes, and the fork server: the parent process of all decoders."""
 
     def __init__(self, settings: Settings, cores: int) -> None:
         share = memory_limit() // settings.web_concurrency
@@ -59,7 +61,7 @@ class Decoders:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all of them, even while they decode."""
+        """Kill the fork server and its decoders, even while they decode."""
         self.control.close()
         self.fast.close()
         self.slow.close()
@@ -76,8 +78,8 @@ class Decoders:
                     cwd=Path(__file__).parents[2],
                     env={
                         **os.environ,
-                        "OPENBLAS_NUM_THREADS": "1",  # or it couldn't be forked
-                        "MALLOC_ARENA_MAX": "1",  # a second one would reserve 64 MB for HEIC
+                        "OPENBLAS_NUM_THREADS": "1",  # forking needs a single thread
+                        "MALLOC_ARENA_MAX": "1",  # a second arena would reserve 64 MB for HEIC
                     },
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -89,18 +91,19 @@ class Decoders:
             socket.send_fds(self.control, [json.dumps(limits).encode()], [theirs.fileno()])
         return ours
 
-    async def decode(self, body: bytes | bytearray, content_type: str = "") -> tuple[bytes, bytes]:
-        """Return the pixels of the picture in a body, 224×224×3 uint8 RGB, and a query string.
+    async def decode(self, body: Body, content_type: str = "") -> tuple[bytes, str]:
+        """Return the photo in a body, 224×224×3 uint8 RGB, and `top_k` as JSON, or "" without one.
 
-        Raises ImageError, and HTTPException if too many wait.
+        Check `top_k`: a picture may have taken the decoder over. Raises ImageError, and
+        HTTPException (503) if too many pictures wait.
         """
         try:
             reply = await self.fast.decode(body, content_type)
         except (errors.TooLargeError, errors.DamagedImageError):  # perhaps for lack of memory
             if self.slow.waiting >= MAX_WAITING:
-                raise HTTPException(503, TOO_MANY_LARGE, RETRY) from None
+                raise HTTPException(503, TOO_MANY_LARGE, RETRY_AFTER) from None
             reply = await self.slow.decode(body, content_type)
-        return reply[:PIXELS], reply[PIXELS:]
+        return reply[:PHOTO_BYTES], reply[PHOTO_BYTES:].decode("latin-1")
 
 
 class Lane:
@@ -111,7 +114,7 @@ class Lane:
         self.idle: asyncio.Queue[socket.socket] = asyncio.Queue()
 
     def add(self) -> None:
-        """Start another decoder, now or as soon as there are descriptors and processes for it."""
+        """Start another decoder; retry every second if there are too many files or processes."""
         if self.closed:
             return
         try:
@@ -121,13 +124,13 @@ class Lane:
             asyncio.get_running_loop().call_later(1, self.add)
 
     def close(self) -> None:
-        """Close the sockets to the decoders that are idle, and start no others."""
+        """Close the sockets to idle decoders, and start no more of them."""
         self.closed = True
         while not self.idle.empty():
             self.idle.get_nowait().close()
 
-    async def decode(self, body: bytes | bytearray, content_type: str = "") -> bytes:
-        """Return a decoder's reply to a body. Raises ImageError."""
+    async def decode(self, body: Body, content_type: str = "") -> bytes:
+        """Return a decoder's reply to a body: the photo and `top_k`. Raises ImageError."""
         self.waiting += 1
         try:
             while has_ended(process := await self.idle.get()):
@@ -137,21 +140,19 @@ class Lane:
         finally:
             self.waiting -= 1
         # A decoder can't be cancelled: if the client hangs up, it becomes idle after its reply.
-        failed, reply = await asyncio.shield(self._ask(process, body, content_type))
+        failed, reply = await asyncio.shield(self._exchange(process, body, content_type))
         if failed:
             kind, message = json.loads(reply)
-            raise errors.KINDS[kind](message)
+            raise errors.IMAGE_ERRORS[kind](message)
         return reply
 
-    async def _ask(
-        self, process: socket.socket, body: bytes | bytearray, content_type: str
-    ) -> tuple[bool, bytes]:
+    async def _exchange(self, process: socket.socket, body: Body, content_type: str) -> Reply:
         try:
             reply = await ask(process, body, content_type)
-        except (OSError, EOFError, MemoryError):  # it has died, or can't be asked
+        except (OSError, EOFError, MemoryError):  # the decoder is dead, or can't take the body
             process.close()
             self.add()
-            return True, DEAD
+            return True, decoder.TOO_HEAVY_REPLY
         self.idle.put_nowait(process)
         return reply
 
@@ -166,10 +167,11 @@ def has_ended(process: socket.socket) -> bool:
         return True
 
 
-async def ask(
-    process: socket.socket, body: bytes | bytearray, content_type: str = ""
-) -> tuple[bool, bytes]:
-    """Send a body to a decoder; return whether it failed, and its reply."""
+async def ask(process: socket.socket, body: Body, content_type: str = "") -> Reply:
+    """Send a body to a decoder; return its reply.
+
+    Raises EOFError or OSError if the decoder dies.
+    """
     loop = asyncio.get_running_loop()
 
     async def receive(size: int) -> bytes:
@@ -182,5 +184,5 @@ async def ask(
 
     await loop.sock_sendall(process, f"{json.dumps([content_type, len(body)])}\n".encode())
     await loop.sock_sendall(process, body)
-    failed, size = HEAD.unpack(await receive(HEAD.size))
+    failed, size = REPLY_HEAD.unpack(await receive(REPLY_HEAD.size))
     return failed, await receive(size)

@@ -1,4 +1,4 @@
-"""Errors that a user is shown: one line that says what is wrong, and what to do."""
+"""Errors with a message for users: one line with the problem and its remedy."""
 
 from http import HTTPStatus
 
@@ -9,24 +9,24 @@ def printable(text: str) -> str:
 
 
 class StackError(Exception):
-    """A mistake that a user can make. Its message is one line: what is wrong, and what to do."""
+    """A mistake that a user can make. Its message is one line: the problem and its remedy."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ImageError(StackError):
-    """A picture that can't be read. Each kind sets the status of the service's answer."""
+    """A picture that can't be read. Subclasses set the HTTP status of the answer."""
 
     status = HTTPStatus.BAD_REQUEST
 
 
 class BadImageError(ImageError):
-    """The bytes are no image, or a damaged one."""
+    """The bytes are no image, or a damaged image."""
 
 
 class DamagedImageError(BadImageError):
-    """The bytes are an image, but it can't be decoded: perhaps for lack of memory."""
+    """The bytes are an image that can't be decoded, perhaps for lack of memory."""
 
 
 class TooLargeError(ImageError):
@@ -36,13 +36,13 @@ class TooLargeError(ImageError):
 
 
 class UnsupportedFormatError(ImageError):
-    """The bytes are a file of a known kind, but not of one that is read here."""
+    """The bytes are a file of a known format that the service doesn't read."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
-KINDS = {
+IMAGE_ERRORS = {
     kind.__name__: kind
     for kind in (BadImageError, DamagedImageError, TooLargeError, UnsupportedFormatError)
 }
-"""What a decoder may reply, by name."""
+"""The errors that a decoder may reply with, by name."""

@@ -1,6 +1,6 @@
-"""The formats that are read."""
+"""The image formats that the service and the training read."""
 
-FORMATS = {  # as Pillow calls them, with the suffixes of photos to train on
+FORMATS = {  # Pillow's names, with the suffixes of training photos
     "JPEG": (".jpg", ".jpeg", ".jfif"),  # MPO opens as JPEG
     "PNG": (".png",),
     "WEBP": (".webp",),
@@ -12,5 +12,4 @@ FORMATS = {  # as Pillow calls them, with the suffixes of photos to train on
     "PPM": (".ppm", ".pgm"),
 }
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
-KNOWN_AS = [{"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS]
-NAMES = f"{', '.join(KNOWN_AS[:-1])} or {KNOWN_AS[-1]}"
+NAMES = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM"

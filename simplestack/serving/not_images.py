@@ -1,4 +1,4 @@
-"""Recognise by its first bytes what was sent instead of an image; nothing is parsed."""
+"""Recognise by their first bytes files and texts that are no image; nothing is parsed."""
 
 import re
 
@@ -26,7 +26,7 @@ UNREADABLE = (
 )
 SEND = "send the bytes of the file, as curl --data-binary @image.jpg does."
 
-KINDS = {  # of files that people send by mistake
+OTHER_FORMATS = {  # files that people send by mistake, by their first bytes
     "PDF": rb"%PDF",
     "PostScript": rb"%!PS",
     "Photoshop": rb"8BPS",
@@ -38,7 +38,7 @@ KINDS = {  # of files that people send by mistake
     "sound": rb".{8}WAVE|ID3",
     "ZIP": rb"PK\x03\x04",
     "gzip": rb"\x1f\x8b",
-    # Possessive and atomic, as nothing limits what may come before the root element.
+    # Possessive and atomic: the preamble may be long, and backtracking would take hours.
     "SVG": rb"(?:\xef\xbb\xbf)?\s*+"
     rb"(?>(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*+(?:\[.*?\]\s*+)?>)\s*+)*+"
     rb"<(?:[\w.-]++:)?svg[\s/>]",
@@ -53,7 +53,7 @@ TEXTS = (
         " curl --data-binary @image.jpg.",
     ),
     (
-        rb"[\s\S]*[\x01-\x08\x0e-\x1f]",  # not in text
+        rb"[\s\S]*[\x01-\x08\x0e-\x1f]",  # control codes
         "This is not an image that can be read. If curl -d sent it, use"
         " curl --data-binary @image.jpg: -d leaves bytes out.",
     ),
@@ -61,24 +61,20 @@ TEXTS = (
 
 
 def is_text(data: bytes) -> bool:
-    """Return whether data can't be an image: all have zeros, but for a PPM."""
+    """Return whether data is no image for certain: it has no zero byte, and is no PPM."""
     return b"\0" not in data and not re.match(rb"P[1-6f][\s#]", data)
 
 
-def refusal(data: bytes) -> ImageError:
+def error_for(data: bytes) -> ImageError:
     """Return the error for data that can't be opened as an image."""
-    for kind, pattern in KINDS.items():
+    for kind, pattern in OTHER_FORMATS.items():
         if re.match(pattern, data, re.DOTALL):
             return UnsupportedFormatError(f"This is a {kind} file: {USE}")
     if is_text(data):
-        for pattern, sentence in TEXTS:
-            if re.match(pattern, data):
-                return BadImageError(sentence)
-    elif found := next(filter(lambda name: _looks_like(name, data), FORMATS), None):
-        return DamagedImageError(UNREADABLE.format(kind=found))
+        sentences = (sentence for pattern, sentence in TEXTS if re.match(pattern, data))
+        return BadImageError(next(sentences, UNKNOWN))
+    for name in FORMATS:
+        accept = Image.OPEN[name][1]
+        if accept and accept(data[:16]):
+            return DamagedImageError(UNREADABLE.format(kind=name))
     return BadImageError(UNKNOWN)
-
-
-def _looks_like(name: str, data: bytes) -> bool:
-    accept = Image.OPEN[name][1]
-    return accept is not None and bool(accept(data[:16]))

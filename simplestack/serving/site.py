@@ -1,4 +1,4 @@
-"""The routes of the service, and what it shows of itself: its page, its API and its model."""
+"""All routes but the predictions: the page, and the descriptions of the API and the model."""
 
 import base64
 import hashlib
@@ -10,24 +10,23 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from simplestack.serving import settings, telemetry
+from simplestack.serving import telemetry
 from simplestack.serving.inference import Metadata
-from simplestack.serving.responses import ROUTER_HANDLERS, JsonLine
+from simplestack.serving.responses import JsonLine, http_error
 
 PREDICT, CLASSIFY = "/predict", "/classify"
 DESCRIPTIONS = "/docs.json", "/openapi.json"
-EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if they are packed
+EXAMPLES = ("examples/1.jpg", "examples/2.jpg", "examples/3.jpg")  # photos, if the model has some
 PATHS = {PREDICT, CLASSIFY, "/", "/docs", *DESCRIPTIONS, "/model.json"}
 PATHS |= {f"/{name}" for name in EXAMPLES}
-MAX_NAMED = 5  # classes in the title
-PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # asked every few seconds
-BENTOMLS = re.compile("/schema.json|/static_content/.*")  # for its own client, and for /docs
+MAX_NAMES = 5  # of classes in the title
+PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # requested every few seconds
+BENTOML_PATHS = re.compile("/schema.json|/static_content/.*")  # for its client and for /docs
 HERE = Path(__file__).parent
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -36,33 +35,24 @@ HEADERS = {
 }
 
 
-def cors(app: ASGIApp) -> ASGIApp:
-    """Let the pages of CORS_ORIGINS ask from a browser."""
-    if not (origins := settings.read().cors_origins):
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
-    )
-
-
-def closed(app: ASGIApp) -> ASGIApp:
+def known_paths_only(app: ASGIApp) -> ASGIApp:
     """Answer unknown paths with 404 in JSON. BentoML uses plain text, and matches /predict%0a."""
     known = PATHS | PROBES
 
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    async def check_path(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "/")
-        if path not in known and not BENTOMLS.fullmatch(path):
+        if path not in known and not BENTOML_PATHS.fullmatch(path):
             raise HTTPException(404, "There is nothing at this path.")
         await app(scope, receive, send)
 
-    return refuse
+    return check_path
 
 
-def site(about: Callable[[], Metadata]) -> Starlette:
-    """Build the app for all that is not a prediction; `about` returns the model's metadata."""
+def site(load_metadata: Callable[[], Metadata], *, token: bool) -> Starlette:
+    """Build the app for all routes but the predictions.
+
+    `load_metadata` returns the model's metadata; `token` says whether predictions require one.
+    """
     index = (HERE / "web" / "index.html").read_text()
     docs = (HERE / "web" / "docs.html").read_text()
     # Swagger UI, which comes with BentoML, styles its elements inline.
@@ -73,17 +63,16 @@ def site(about: Callable[[], Metadata]) -> Starlette:
         return lambda _: HTMLResponse(html, headers=headers)
 
     def model(_: Request) -> Response:
-        return JsonLine(model_json(about()), headers=HEADERS)
+        return JsonLine(model_json(load_metadata()), headers=HEADERS)
 
     def example(request: Request) -> Response:
-        photo = examples(about()).get(request.scope["path"].removeprefix("/"))
+        photo = examples(load_metadata()).get(request.scope["path"].removeprefix("/"))
         if not photo:
-            raise HTTPException(404, "The photos are not shown.")
+            raise HTTPException(404, "This model has no example photos.")
         return Response(photo, media_type="image/jpeg", headers=HEADERS)
 
     def document(_: Request) -> Response:
-        token = bool(settings.read().api_token)
-        return JsonLine(openapi(about()["classes"], token=token), headers=HEADERS)
+        return JsonLine(openapi(load_metadata()["classes"], token=token), headers=HEADERS)
 
     app = Starlette(
         routes=[
@@ -94,47 +83,45 @@ def site(about: Callable[[], Metadata]) -> Starlette:
             Route("/metrics", telemetry.metrics),
             *(Route(f"/{name}", example) for name in EXAMPLES),
         ],
-        exception_handlers=ROUTER_HANDLERS,
+        exception_handlers={HTTPException: http_error},
     )
-    app.router.redirect_slashes = False  # such a redirect names the host as the client does
+    app.router.redirect_slashes = False  # the redirect would contain the client's Host header
     return app
 
 
 def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
-    """Describe the API for some classes; with a `token`, where one is asked for."""
+    """Return the OpenAPI description of the API; with `token`, predictions require a token."""
     document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text())
     document["info"]["title"] = title(classes)
-    schemas, paths = document["components"]["schemas"], document["paths"]
-    prediction = schemas["Prediction"]["properties"]
-    for schema in (prediction, schemas["Score"]["properties"]):
-        schema["label"]["enum"] = classes
-    prediction["probabilities"]["properties"] = dict.fromkeys(classes, prediction["confidence"])
+    for name in ("Prediction", "Score"):
+        document["components"]["schemas"][name]["properties"]["label"]["enum"] = classes
     if not token:
         del document["components"]["securitySchemes"]
         for path in (PREDICT, CLASSIFY):
-            del paths[path]["post"]["security"], paths[path]["post"]["responses"]["401"]
+            post = document["paths"][path]["post"]
+            del post["security"], post["responses"]["401"]
     return document
 
 
-def model_json(about: Metadata) -> dict[str, Any]:
-    """Return the metadata and the title, with the example photos' paths in place of the photos."""
-    return {**about, "title": title(about["classes"]), "examples": list(examples(about))}
+def model_json(metadata: Metadata) -> dict[str, Any]:
+    """Return the metadata and the title, with paths in place of the example photos."""
+    return {**metadata, "title": title(metadata["classes"]), "examples": list(examples(metadata))}
 
 
-def examples(about: Metadata) -> dict[str, bytes]:
+def examples(metadata: Metadata) -> dict[str, bytes]:
     """Return the example photos, JPEGs, by their paths."""
-    return dict(zip(EXAMPLES, map(base64.b64decode, about["examples"]), strict=False))
+    return dict(zip(EXAMPLES, map(base64.b64decode, metadata["examples"]), strict=False))
 
 
 def title(classes: list[str]) -> str:
-    """Return the question that a photo answers, with the names of up to 5 classes."""
+    """Return the page's question, such as "Ants or bees?"; it names up to MAX_NAMES classes."""
     few = f"{', '.join(classes[:-1])} or {classes[-1]}"
-    named = few if len(classes) <= MAX_NAMED else f"{len(classes)} kinds of things"
+    named = few if len(classes) <= MAX_NAMES else f"{len(classes)} kinds of things"
     return f"{named[:1].upper()}{named[1:]}?"
 
 
 def policy_for(html: str, script: str = "") -> str:
-    """Return the Content-Security-Policy of the page: its own scripts, and what else is named."""
+    """Return the page's Content-Security-Policy: its inline scripts and those of `script`."""
     scripts = f"{_hashes(html, 'script')} {script}".strip()
     return _policy(scripts, style=_hashes(html, "style"), img="'self' blob: data:")
 
@@ -147,12 +134,12 @@ def _policy(script: str, style: str, img: str) -> str:
 
 
 def _hashes(html: str, tag: str) -> str:
-    """Allow the inline scripts or styles of a page by their SHA-256, and no others."""
+    """Return the SHA-256 of each inline script or style of a page, as the policy lists them."""
     blocks = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     return " ".join(f"'{integrity(block.encode())}'" for block in blocks)
 
 
 def integrity(data: bytes, algorithm: str = "sha256") -> str:
-    """Return a hash as browsers check it."""
+    """Return a hash as in the HTML attribute `integrity`: the algorithm, and base64."""
     digest = hashlib.new(algorithm, data).digest()
     return f"{algorithm}-{base64.b64encode(digest).decode()}"

@@ -1,13 +1,12 @@
-"""For each request a line of JSON in the log, and metrics for /metrics.
+"""A line of JSON in the log for each request, and metrics for /metrics.
 
-The metrics of several workers add up where PROMETHEUS_MULTIPROC_DIR names a folder for them, as
-gunicorn.conf.py and `bentoml serve` do.
+Several workers share their metrics in the folder PROMETHEUS_MULTIPROC_DIR, which gunicorn.conf.py
+and `bentoml serve` set.
 """
 
 import json
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -31,8 +30,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CLIENT_CLOSED_REQUEST = 499  # the status that nginx notes for a client that hung up
-ID = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a request; routers send one as X-Request-ID
+CLIENT_CLOSED_REQUEST = 499  # as in nginx's log
+REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 MAX_PATH = 200  # characters of a path in the log
 
 REQUESTS = Counter("http_requests", "Requests answered.", ["path", "status"])
@@ -50,10 +49,10 @@ IN_PROGRESS = Gauge("http_requests_in_progress", "Requests in flight.", multipro
 
 
 class Telemetry:
-    """ASGI middleware that counts, times and logs what the app answers."""
+    """ASGI middleware that counts, times and logs the requests."""
 
     def __init__(self, app: ASGIApp, paths: Collection[str], probes: Collection[str]) -> None:
-        """Count `paths` each by itself, `probes` not at all, and all others as one."""
+        """Count each of `paths` by name, all other paths as "other", and `probes` not at all."""
         self.app, self.paths, self.probes = app, paths, probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,22 +65,22 @@ class Telemetry:
         if scope["type"] != "http" or scope["path"] in self.probes:
             return await self.app(scope, receive, send)
         started = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        routers_id = Headers(scope=scope).get("x-request-id", "")
         record: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "id": given if ID.fullmatch(given) else uuid.uuid4().hex,
+            "id": routers_id if REQUEST_ID.fullmatch(routers_id) else uuid.uuid4().hex,
             "method": scope["method"],
             "path": scope["path"][:MAX_PATH],
             "status": CLIENT_CLOSED_REQUEST,
             "bytes": 0,  # of the body
         }
 
-        async def counted() -> Message:
+        async def receive_and_count() -> Message:
             message = await receive()
             record["bytes"] += len(message.get("body", b""))
             return message
 
-        async def noted(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = record["id"]
@@ -90,21 +89,20 @@ class Telemetry:
         state = {**scope.get("state", {}), "record": record}
         try:
             with IN_PROGRESS.track_inprogress():
-                await self.app({**scope, "state": state}, counted, noted)
+                await self.app({**scope, "state": state}, receive_and_count, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             path = scope["path"] if scope["path"] in self.paths else "other"
             REQUESTS.labels(path, record["status"]).inc()
             REQUEST_SECONDS.labels(path).observe(seconds)
             UNLIKE.inc(bool(record.get("unlike")))
-            # In one write, as other workers write to the same place.
-            sys.stdout.write(json.dumps({**record, "ms": _ms(seconds)}) + "\n")
-            sys.stdout.flush()
+            # In one write, as all workers write to the same stream.
+            print(json.dumps({**record, "ms": _ms(seconds)}) + "\n", end="", flush=True)
 
 
 @contextmanager
 def timed(state: State, step: str) -> Iterator[None]:
-    """Time a step of a prediction, for the request's record and for /metrics."""
+    """Measure a step of a prediction, in ms for the request's record, in seconds for /metrics."""
     started = time.perf_counter()
     yield
     seconds = time.perf_counter() - started
@@ -117,11 +115,12 @@ def _ms(seconds: float) -> float:
 
 
 def reserve() -> None:
-    """Take the disk space of this worker's files, if there are several workers.
+    """Allocate the disk space of this worker's metrics files, if there are several workers.
 
-    The files are mapped into memory with holes: to fill one kills the process if the disk is full.
+    The files are sparse and mapped into memory: on a full disk, writing to them would kill the
+    process.
     """
-    IN_PROGRESS.inc(0)  # makes the last of them
+    IN_PROGRESS.inc(0)  # creates the last of the files
     folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull))
     for path in folder.glob(f"*_{os.getpid()}.db"):
         with path.open("r+b") as file:
@@ -129,11 +128,9 @@ def reserve() -> None:
 
 
 def metrics(_: Request) -> Response:
-    """Return the metrics of all workers in Prometheus' text format.
-
-    Those of this worker only, if the folder that workers share has been removed.
-    """
+    """Return the metrics of all workers, or of the only one, in Prometheus' text format."""
     registry = REGISTRY
+    # If a host has emptied /tmp, only the metrics of this worker are left.
     if Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).is_dir():
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -29,5 +29,5 @@ def client(bento):
 
 @pytest.fixture
 def serve(bento):
-    """Return what yields a client of the service with settings of its own."""
+    """Return a context manager that yields a client of the service with other settings."""
     return partial(in_process, bento)

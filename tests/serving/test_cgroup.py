@@ -1,4 +1,4 @@
-"""The cores and the memory of a container are its own, and not those of its host."""
+"""Cores and memory are those of the container, not of its host."""
 
 import os
 

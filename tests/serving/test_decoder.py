@@ -1,4 +1,4 @@
-"""A decoder: what a picture may cost it, and what it answers."""
+"""A decoder: its limits for a picture, and its replies."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ AMPLE = Limits(4, 211_000_000, 0, 64_000_000)
 
 @pytest.fixture(scope="module")
 def ask():
-    """Ask a decoder that is forked with some limits, for one picture."""
+    """Return a function that forks a decoder with some limits and sends it a picture."""
     pool = decoder_pool.Decoders(settings.Settings(), cores=1)
     with asyncio.Runner() as runner:
 
@@ -34,7 +34,7 @@ def ask():
 
 @pytest.fixture
 def slow(monkeypatch):
-    """What the slow lane may use in a container of 512 MB."""
+    """The limits of the slow lane in a container of 512 MB."""
     monkeypatch.setattr(decoder_pool, "memory_limit", lambda: 2**29)
     return decoder_pool.Decoders(settings.Settings(), cores=1).slow.limits
 

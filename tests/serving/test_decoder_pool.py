@@ -1,4 +1,4 @@
-"""The pool of decoders: only they die of a picture."""
+"""The pool of decoders: a picture can kill its decoder only."""
 
 import asyncio
 import select
@@ -31,7 +31,7 @@ async def pool(anyio_backend):  # noqa: ARG001
 
 
 async def processes(pool):
-    """Return the process that forks decoders, and these."""
+    """Return the fork server and its decoders."""
     fork_server = psutil.Process(pool.fork_server.pid)
     await until(lambda: len(fork_server.children()) == pool.count + 1)
     return fork_server, fork_server.children()
@@ -48,7 +48,7 @@ def alive(process):
 
 
 async def kill(*killed):
-    """Kill processes, all of them before anything else happens here."""
+    """Kill processes, all of them before anything else runs."""
     for process in killed:
         process.kill()
     await until(lambda: not any(map(alive, killed)))
@@ -89,11 +89,11 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
     ],
     ids=["PNG", "WebP"],
 )
-async def test_what_is_too_large_for_the_fast_lane_is_decoded_in_the_slow_one(pool, data, error):
+async def test_a_picture_too_large_for_the_fast_lane_is_decoded_in_the_slow_one(pool, data, error):
     with pytest.raises(error):
         await pool.fast.decode(data)
-    photo, query = await pool.decode(data)
-    assert (len(photo), query) == (3 * 224**2, b"")
+    photo, top_k = await pool.decode(data)
+    assert (len(photo), top_k) == (3 * 224**2, "")
 
 
 @linux
@@ -121,7 +121,7 @@ async def test_a_decoder_that_dies_within_c_code_costs_no_other_an_answer(pool, 
 
 
 async def test_decoders_that_die_while_10_mb_arrive_cost_no_other_an_answer(pool, photo):
-    body = photo.read_bytes() + bytes(9 * 2**20)  # which a JPEG may have behind its end
+    body = photo.read_bytes() + bytes(9 * 2**20)  # a JPEG may have them behind its end
     _, forked = await processes(pool)
     for process in forked:
         process.suspend()

@@ -1,4 +1,4 @@
-"""Errors: one line that can be shown, and for a picture the status of the answer."""
+"""Errors: a printable line, and for pictures the status of the answer."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from simplestack.serving import errors
 
 
 def test_an_error_of_a_picture_carries_its_status_and_is_known_by_its_name():
-    assert {name: int(kind.status) for name, kind in errors.KINDS.items()} == {
+    assert {name: int(kind.status) for name, kind in errors.IMAGE_ERRORS.items()} == {
         "BadImageError": 400,
         "DamagedImageError": 400,
         "TooLargeError": 413,
@@ -15,11 +15,11 @@ def test_an_error_of_a_picture_carries_its_status_and_is_known_by_its_name():
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         *(("Käfer “1”.jpg", "Käfer “1”.jpg"), ("two\nlines\t", "two\\nlines\\t"), ("", "")),
         *(("\x1b[31m", "\\x1b[31m"), ("caf\udce9", "caf\\udce9"), ("\u202e", "\\u202e")),
     ],
 )
-def test_a_message_is_one_line_that_controls_no_terminal(text, shown):
-    assert errors.printable(text) == str(errors.StackError(text)) == shown
+def test_a_message_is_one_line_that_controls_no_terminal(text, escaped):
+    assert errors.printable(text) == str(errors.StackError(text)) == escaped

@@ -1,9 +1,8 @@
-"""What the gate forwards, and what it answers itself: the contract of /predict and /classify."""
+"""The requests that the gate forwards or rejects: the contract of /predict and /classify."""
 
 import asyncio
 import re
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import NamedTuple
 from unittest.mock import AsyncMock, MagicMock, Mock
 
@@ -17,45 +16,43 @@ from starlette.responses import PlainTextResponse
 from simplestack.serving.errors import DamagedImageError
 from simplestack.serving.gate import Gate
 from simplestack.serving.responses import HANDLERS
+from simplestack.serving.settings import Settings
 
 PHOTO = bytes(range(256)) * 588  # 224×224×3
 BUSY = '{"error": "Too many requests at once: try again in a second."}\n'
 TOO_LARGE = "The body has more than the 100 bytes that are read: send a smaller image."
 NO_EXPLAIN, NO_TOP_K = "explain is neither 0 nor 1.", "top_k is not a number from 1 to 999999."
-NEVER = object()  # in place of a chunk that doesn't come
+NEVER = object()  # a chunk that doesn't come
 pytestmark = pytest.mark.anyio
 PATHS = pytest.mark.parametrize("path", ["/predict", "/classify"])
 
 
 class Answer(NamedTuple):
-    status: int | None  # None if there was none
+    status: int | None  # None without an answer
     sentence: str
     read: int  # bytes of the body
     headers: dict[str, str]
 
 
 class Door:
-    """The gate alone, between a client of its own, a decoder of one photo and an API of one word.
+    """The gate between stand-ins: a client, a decoder with one photo and an API with one word.
 
-    MAX_BYTES is 100, if nothing else is given.
+    MAX_BYTES is 100 by default.
     """
 
     def __init__(self, **settings):
-        with pytest.MonkeyPatch.context() as environment:
-            for name, value in ({"MAX_BYTES": "100"} | settings).items():
-                environment.setenv(name, value)
-            self.gate = Gate(self.api, cores=1)
+        self.gate = Gate(self.api, Settings(**{"max_bytes": 100} | settings), cores=1)
         self.gate.decoders = self
         self.app = ExceptionMiddleware(self.gate, handlers=HANDLERS)
         self.decoded, self.forwarded, self.open = [], [], asyncio.Event()
         self.open.set()
-        self.query = b""
+        self.top_k = ""
 
     async def decode(self, body, content_type):
         self.decoded.append(bytes(body))
         self.content_type = content_type
         await self.open.wait()
-        return PHOTO, self.query
+        return PHOTO, self.top_k
 
     async def api(self, scope, receive, send):
         self.forwarded.append((scope, await receive()))
@@ -99,14 +96,14 @@ def error(sentence):
     return f'{{"error": "{sentence}"}}\n'
 
 
-# What is forwarded
+# Forwarded requests
 
 
 @PATHS
 async def test_the_api_gets_a_form_with_the_photo_and_no_other_header_of_the_body(path):
     door = Door()
-    given = {"content_type": "image/jpeg", "content_length": "4", "content_encoding": "x"}
-    answer = await door.ask(b"ab", b"cd", path=path, query="explain=1", x_other="y", **given)
+    headers = {"content_type": "image/jpeg", "content_length": "4", "content_encoding": "x"}
+    answer = await door.ask(b"ab", b"cd", path=path, query="explain=1", x_other="y", **headers)
     assert (answer[:3], door.decoded) == ((200, "sentence", 4), [b"abcd"])
     ((scope, message),) = door.forwarded
     assert (scope["path"], scope["query_string"]) == (path, b"explain=1")
@@ -133,33 +130,45 @@ async def test_the_api_gets_a_form_with_the_photo_and_no_other_header_of_the_bod
         ("/predict", "Application/JSON; charset=x", ""),  # which may be any picture's
     ],
 )
-async def test_forms_and_json_are_left_to_decoders_and_their_query_is_forwarded(
+async def test_forms_and_json_are_left_to_decoders_and_their_top_k_is_forwarded(
     path, content_type, unpacked
 ):
     door = Door()
-    for door.query, expected in ((b"top_k=3", b"top_k=3"), (b"", b"explain=1")):
+    for door.top_k, expected in (("3", b"top_k=3"), ("", b"explain=1")):
         await door.ask(b"a", path=path, query="explain=1", content_type=content_type)
         assert door.content_type == unpacked
         assert door.forwarded[-1][0]["query_string"] == expected
 
 
+@pytest.mark.parametrize(
+    "top_k", ["0", "-1", "1.5", '"2"', "true", "[]", "1000000", "1&explain=1", "\xff"]
+)
+async def test_a_decoder_can_only_set_top_k_to_a_number(top_k):
+    door = Door()
+    door.top_k = top_k
+    assert (await door.ask(b"a"))[:2] == (400, error(NO_TOP_K))
+    assert door.forwarded == []
+
+
 @pytest.mark.parametrize("changes", [{"path": "/"}, {"path": "/predict/"}, {"type": "websocket"}])
-async def test_other_requests_are_forwarded_as_they_are(changes):
+async def test_other_requests_are_forwarded_unchanged(changes):
     app = AsyncMock()
-    await Gate(app, cores=1)({**scope_of(), **changes}, receive := object(), send := object())
+    await Gate(app, Settings(), cores=1)(
+        {**scope_of(), **changes}, receive := object(), send := object()
+    )
     app.assert_awaited_once_with({**scope_of(), **changes}, receive, send)
 
 
 async def test_decoders_live_as_long_as_the_app():
     order = Mock(decoders=MagicMock(), app=AsyncMock())
-    gate = Gate(order.app, cores=1)
+    gate = Gate(order.app, Settings(), cores=1)
     gate.decoders = order.decoders
     await gate({"type": "lifespan"}, None, None)
     began, ran, ended = (name for name, *_ in order.mock_calls)
     assert (began, ran, ended) == ("decoders.__aenter__", "app", "decoders.__aexit__")
 
 
-# What is refused by its head
+# Requests that are rejected by their heads
 
 
 POST, WRONG = "Use POST for {path}, with an image.", {"query": "explain=x", "content_length": "101"}
@@ -183,7 +192,7 @@ NONE, NO_NUMBERS = ("sésame", "Bearer ", ""), ("0", "-1", "", "1.5", "1234567",
     ],
 )
 async def test_the_first_mistake_in_the_head_is_named(path, token, options, status, sentence):
-    answer = await Door(API_TOKEN=token).ask(b"a", path=path, **options)
+    answer = await Door(api_token=token).ask(b"a", path=path, **options)
     assert answer[:2] == (status, error(sentence.format(path=path)) if sentence else "sentence")
     headers = {401: {"www-authenticate": "Bearer"}, 405: {"allow": "POST"}}.get(status, {})
     assert headers.items() <= answer.headers.items()
@@ -210,7 +219,7 @@ TENS = [bytes(10)] * 10_000
     ],
     ids=str,
 )
-async def test_a_body_may_have_max_bytes_and_else_is_read_on_for_a_while(
+async def test_a_body_may_have_max_bytes_and_a_larger_one_is_read_for_a_while(
     chunks, options, status, read
 ):
     answer = await Door().ask(*chunks, **options)
@@ -253,7 +262,7 @@ async def test_the_fuller_the_buffers_the_smaller_a_body_must_be(in_flight, size
 
 
 @pytest.mark.parametrize("chunks", [[bytes(60)] * 2, [bytes(60), None], [bytes(100), bytes(400)]])
-async def test_what_was_buffered_counts_until_its_request_has_ended(chunks):
+async def test_buffered_bytes_count_until_their_request_ends(chunks):
     door = Door()
     await door.ask(*chunks)
     assert door.gate.buffered == 0
@@ -261,8 +270,8 @@ async def test_what_was_buffered_counts_until_its_request_has_ended(chunks):
         assert door.gate.buffered == 103
 
 
-async def test_more_requests_than_max_requests_are_refused():
-    door = Door(MAX_REQUESTS="2")
+async def test_more_requests_than_max_requests_are_rejected():
+    door = Door(max_requests=2)
     async with held(door, b"a", b"b"):
         answer = await door.ask(b"c")
         assert (*answer[:2], answer.headers["retry-after"]) == (503, BUSY, "1")
@@ -271,8 +280,7 @@ async def test_more_requests_than_max_requests_are_refused():
 
 @pytest.mark.parametrize("chunks", [[b"a"], [b"a", NEVER]], ids=["photo", "body"])
 async def test_there_is_an_answer_within_the_timeout(chunks):
-    door = Door()
-    door.gate.settings = replace(door.gate.settings, timeout=0.01)
+    door = Door(timeout=0.01)
     door.open.clear()
     sentence = (
         "There was no answer within 0.01 seconds: try again later, or with a smaller picture."
@@ -295,7 +303,7 @@ async def test_an_error_of_the_decoder_is_the_answer():
 # The whole service
 
 
-def test_an_answer_is_a_line_with_at_most_six_digits_and_a_map_if_asked_for(client, photo):
+def test_an_answer_is_a_line_with_at_most_six_digits_and_on_request_a_map(client, photo):
     body = photo.read_bytes()
     plain, answer = (client.post(f"/predict?explain={i}", content=body) for i in (0, 1))
     assert answer.headers["content-type"] == "application/json"
@@ -308,7 +316,7 @@ def test_an_answer_is_a_line_with_at_most_six_digits_and_a_map_if_asked_for(clie
     check_answer(explained)
 
 
-def test_top_k_names_so_many_classes(client, photo):
+def test_top_k_limits_the_classes(client, photo):
     for top_k in (1, 2):
         answer = client.post(f"/predict?top_k={top_k}", content=photo.read_bytes()).json()
         assert next(iter(answer["probabilities"])) == answer["label"]
@@ -326,7 +334,7 @@ def test_every_format_gets_the_same_label(client, photo, kind):
     assert answer["label"] == same["label"]
 
 
-def test_settings_are_those_of_the_environment(serve):
+def test_settings_come_from_the_environment(serve):
     settings = {"MAX_BYTES": "100000", "MAX_PIXELS": "90", "API_TOKEN": "sesame"}
     with serve(**settings) as client:
         assert client.post("/predict", content=b"").status_code == 401

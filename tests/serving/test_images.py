@@ -1,4 +1,4 @@
-"""Every format that people send becomes the same array; everything else is rejected by name."""
+"""Every format becomes the same array; large and rare kinds of pictures are rejected."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ FINE = {"quality": 95}
 
 @pytest.fixture(scope="module")
 def scene():
-    """A picture whose every corner looks different."""
+    """A picture with four different corners."""
     rows, columns = np.mgrid[0:300, 0:400]
     channels = (columns * 255 / 399, rows * 255 / 299, (rows + columns) % 97 * 2)
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
@@ -58,7 +58,7 @@ def test_array_equals_torchvisions_resize_and_centre_crop(size):
 
 
 def middle(image, sides=None):
-    """Return the 224×224 in the middle of a picture whose shorter side has become 256."""
+    """Resize the shorter side of a picture to 256; return the middle 224×224."""
     sides = sides or image.size
     target = [int(256 * side // min(sides)) for side in sides]
     left, top = (round((side - 224) / 2) for side in target)
@@ -84,7 +84,7 @@ def test_a_large_picture_is_averaged_by_a_whole_number_first(size, factor):
         ("PNG", (1064, 1032), 6),  # not reduced by its decoder
     ],
 )
-def test_a_large_picture_is_cut_where_it_is_at_full_size(kind, size, orientation):
+def test_a_large_picture_is_cropped_like_at_full_size(kind, size, orientation):
     large = noise(*(side // 30 for side in size)).resize(size, Image.Resampling.BICUBIC)
     data = encode(large, kind, exif=turned(orientation), **(FINE if kind == "JPEG" else {}))
     expected = middle(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
@@ -92,7 +92,7 @@ def test_a_large_picture_is_cut_where_it_is_at_full_size(kind, size, orientation
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "CMYK"])
-def test_large_picture_of_every_mode_is_read_as_at_full_size(scene, mode):
+def test_a_large_picture_of_every_mode_is_read_like_at_full_size(scene, mode):
     large = scene.resize((1400, 1100)).convert(mode)
     data = encode(large, "TIFF" if mode == "CMYK" else "PNG")
     assert np.abs(images.read(data) - middle(large.convert("RGB"))).mean() < 4
@@ -146,7 +146,7 @@ def test_unreadable_exif_is_ignored(scene):
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
-def test_heif_and_avif_are_read_under_the_name_that_they_share(scene, kind):
+def test_heif_and_avif_are_read_under_their_common_brand(scene, kind):
     data = encode(scene, kind, **FINE)
     assert difference(data[:8] + b"mif1" + data[12:], scene) < 4
 
@@ -195,7 +195,7 @@ def test_first_frame_of_an_animation_is_read(kind):
     ("kind", "alpha"),
     [("PNG", 0), ("PNG", 255), *((k, 100) for k in ("PNG", "WEBP", "TIFF", "AVIF", "HEIF"))],
 )
-def test_a_picture_is_laid_on_white_as_far_as_it_is_transparent(kind, alpha):
+def test_transparent_pixels_are_blended_with_white(kind, alpha):
     image = Image.new("RGBA", (300, 300), (50, 50, 50, alpha))
     levels = images.read(encode(image, kind, **({"quality": 100} if kind == "HEIF" else {})))
     expected = 255 - alpha / 255 * 205
@@ -211,7 +211,7 @@ def test_transparent_palette_entries_are_white(kind):
 
 @pytest.mark.parametrize(("alpha", "corner", "seen"), [(0, 0, 50), (255, 255, 50), (0, 255, 255)])
 @pytest.mark.parametrize("masks", [(0xFF0000, 0xFF00, 0xFF, 0xFF000000), (0, 0, 0, 0)])
-def test_a_bitmap_is_laid_on_white_but_not_if_its_alpha_is_empty(masks, alpha, corner, seen):
+def test_a_bitmap_is_blended_with_white_unless_all_its_alpha_is_0(masks, alpha, corner, seen):
     pixels = np.full((300, 300, 4), (50, 50, 50, alpha), np.uint8)
     pixels[0, 0, 3] = corner
     head = struct.pack("<IiiHHIIiiII4I", 108, 300, -300, 1, 32, 3, 0, 0, 0, 0, 0, *masks)
@@ -230,7 +230,7 @@ def test_a_transparent_level_of_grey_is_white_at_any_depth(bits, white):
 
 
 def tiff(pixels, tag=0, before=0, after=0):
-    """Encode pixels as a TIFF, with another value of one of its tags."""
+    """Encode pixels as a TIFF with a changed tag."""
     values = (struct.pack("<HHIH", tag, 3, 1, value) for value in (before, after))
     return encode(Image.fromarray(pixels), "TIFF").replace(*values)
 
@@ -265,7 +265,7 @@ def test_grey_of_16_bits_is_scaled(kind):
     ],
     ids=itertools.count(),
 )
-def test_other_deep_grey_is_rejected_with_what_to_do(data):
+def test_other_deep_grey_is_rejected_with_the_remedy(data):
     with pytest.raises(images.BadImageError, match="save the picture as a JPEG or PNG"):
         images.identify(data)
 
@@ -281,30 +281,24 @@ def test_other_deep_grey_is_rejected_with_what_to_do(data):
         (b"iCCP", b"a\0\0", 33),
     ],
 )
-def test_a_png_with_much_text_is_read_or_rejected_for_it(scene, kind, head, at):
+def test_a_png_with_16_mib_of_text_is_read_and_with_more_rejected(scene, kind, head, at):
     data = encode(scene, "PNG")
-    # One that is compressed may have 16 MiB.
     texts = (zlib.compress(bytes(size), 1) for size in (2**24 - 9, 2**24 + 1))
     accepted, rejected = (data[:at] + hostile.chunk(kind, head + t) + data[at:] for t in texts)
     assert difference(accepted, scene) == 0
-    with pytest.raises(images.TooLargeError, match=f"^{images.TOO_MUCH_TEXT}$"):
+    with pytest.raises(images.DamagedImageError):
         images.read(rejected)
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (
-            MemoryError(),
-            images.TooLargeError,
-            "too much memory or time to decode: ",
-        ),
+        (MemoryError(), images.TooLargeError, "too much memory or time to decode: "),
         (RuntimeError("Memory allocation error: 5"), images.TooLargeError, "too much memory"),
         (ValueError("a bug"), images.BadImageError, "damaged or cut off"),
-        (images.BadImageError("as it is"), images.BadImageError, "^as it is$"),
     ],
 )
-def test_an_error_of_a_decoder_is_told_in_plain_words(monkeypatch, error, kind, words):
+def test_an_error_of_pillow_becomes_a_sentence_for_users(monkeypatch, error, kind, words):
     opened = images.identify(jpeg((64, 64)))
     monkeypatch.setattr(opened, "load", Mock(side_effect=error))
     monkeypatch.setattr(Image, "open", Mock(side_effect=error))
@@ -329,7 +323,7 @@ def test_64_million_pixels_are_read_unless_set_otherwise():
 
 
 def jpeg(size, mode="RGB", **options):
-    """Return a JPEG that says that it has another size than it has."""
+    """Return a JPEG with a wrong size in its header."""
     data = encode(Image.new(mode, (64, 64)), "JPEG", **options)
     at = data.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", *size[::-1]) + data[at + 4 :]

@@ -1,4 +1,4 @@
-"""The packed model: answers that can be explained, and a threshold of what is unlike."""
+"""The model: answers, maps that explain them, and the threshold of unlike photos."""
 
 import numpy as np
 import onnx
@@ -11,7 +11,7 @@ from simplestack.serving.inference import OnnxModel, answer, rounded, softmax
 CLASSES = ["ant", "bee", "wasp"]
 
 
-def test_packed_explanation_is_the_prediction_and_each_core_has_a_thread(model_file, monkeypatch):
+def test_the_mean_of_a_map_is_the_logit_and_each_core_has_a_thread(model_file, monkeypatch):
     monkeypatch.setattr(inference, "cores", lambda: 3)
     model = OnnxModel(model_file)
     photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
@@ -54,7 +54,7 @@ def test_numbers_are_rounded_as_they_are_printed():
     assert str(rounded(np.array([[0.1, -1 / 3]], dtype=np.float32))) == "[[0.1, -0.333333]]"
 
 
-def test_probabilities_add_up_to_1_whatever_the_logits():
+def test_probabilities_of_extreme_logits_add_up_to_1():
     probabilities = softmax(np.float32([[1000, 999, -1000], [-3e38, -3e38, -3e38]]))
     assert probabilities.sum(axis=1) == pytest.approx([1, 1])
     assert probabilities[0] == pytest.approx([0.731059, 0.268941, 0], abs=1e-6)
@@ -63,11 +63,9 @@ def test_probabilities_add_up_to_1_whatever_the_logits():
 @pytest.mark.parametrize(
     ("top_k", "named"), [(1, "bee"), (2, "bee ant"), (9, "bee ant wasp"), (None, "ant bee wasp")]
 )
-def test_so_many_classes_are_named_the_most_probable_first(top_k, named):
-    assert (answer_to(top_k=top_k)["label"], list(answer_to(top_k=top_k)["probabilities"])) == (
-        "bee",
-        named.split(),
-    )
+def test_top_k_lists_the_most_probable_classes_first(top_k, named):
+    result = answer_to(top_k=top_k)
+    assert (result["label"], list(result["probabilities"])) == ("bee", named.split())
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off", "its metadata", "without metadata"])

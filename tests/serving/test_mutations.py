@@ -1,4 +1,4 @@
-"""Mutated pictures and other bodies: each is answered, and no address in one is asked."""
+"""Mutated pictures and other bodies: each gets an answer, and no address in one is visited."""
 
 import socket
 

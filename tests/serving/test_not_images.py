@@ -1,4 +1,4 @@
-"""What is no image is rejected with a sentence that names it, and what to do instead."""
+"""A body that is no image is rejected with a sentence that names it and the remedy."""
 
 import base64
 import json
@@ -49,7 +49,7 @@ def test_a_long_preamble_does_not_hang(part):
     before = signal.signal(signal.SIGPROF, interrupt)
     signal.setitimer(signal.ITIMER_PROF, 2)  # of CPU time; without possessive quantifiers, hours
     try:
-        assert not_images.refusal(part * (10 * 2**20 // len(part))).status == 400
+        assert not_images.error_for(part * (10 * 2**20 // len(part))).status == 400
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
@@ -112,7 +112,7 @@ def test_the_kind_of_an_image_that_cant_be_read_is_named(kind, head):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "PPM"])
-def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(kind):
+def test_an_image_that_curl_has_stripped_of_line_breaks_and_zeros_gets_the_remedy(kind):
     noise = Image.effect_noise((100, 80), 80).convert("P" if kind == "GIF" else "RGB")
     data = encode(noise, kind)
     assert not not_images.is_text(data)
@@ -121,12 +121,11 @@ def test_an_image_without_its_line_breaks_and_zeros_is_told_as_what_curl_sends(k
     assert str(raised.value) == CURL_D
 
 
-def test_page_description_and_documentation_name_the_formats_that_are_read():
+def test_page_description_and_documentation_name_all_formats():
     web = PROJECT / "simplestack/serving/web"
-    types = json.loads((web.parent / "openapi.json").read_text())["components"]["requestBodies"][
-        "Image"
-    ]
-    names = {kind.removeprefix("image/").upper() for kind in types["content"]}
+    components = json.loads((web.parent / "openapi.json").read_text())["components"]
+    types = components["requestBodies"]["Image"]["content"]
+    names = {kind.removeprefix("image/").upper() for kind in types}
     portable = {"X-PORTABLE-GRAYMAP", "X-PORTABLE-PIXMAP"}
     assert names == {*FORMATS, "HEIC", *portable} - {"PPM"}
     suffixes = ",".join((*FORMATS["HEIF"], *FORMATS["PPM"]))  # others are known to all systems

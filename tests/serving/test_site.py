@@ -1,4 +1,4 @@
-"""The routes around the predictions, and what the service says of itself."""
+"""All routes but the predictions: pages, example photos, model.json, 404 and CORS."""
 
 import sys
 
@@ -12,10 +12,10 @@ PREFLIGHT = {"Origin": "https://mine.example", "Access-Control-Request-Method": 
 
 @pytest.fixture
 def noise(client, model_file, photo, tmp_path, monkeypatch):
-    """A picture that is unlike all others, for a model of other classes that says so."""
+    """A picture unlike the training photos, for a model with other classes and a threshold."""
     noise, changes = other_classes(model_file, photo, tmp_path)
-    assert client.get("/model.json").json()["classes"] == ["ants", "bees"]  # it has been read
-    metadata = sys.modules["service"].packed_model().metadata
+    assert client.get("/model.json").json()["classes"] == ["ants", "bees"]  # the metadata is loaded
+    metadata = sys.modules["service"].load_model().metadata
     for key, value in changes.items():
         monkeypatch.setitem(metadata, key, value)
     return noise
@@ -45,14 +45,14 @@ BESIDE = ("examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx")  # the exam
 
 
 @pytest.mark.parametrize("path", [*BESIDE, "nothing", "predict%0a", "docs/", "static_content"])
-def test_a_path_that_leads_nowhere_is_said_in_json(client, path):
+def test_an_unknown_path_is_a_404_in_json(client, path):
     answer = client.get(f"/{path}")
     result = (answer.status_code, answer.json())
     assert result == (404, {"error": "There is nothing at this path."})
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_may_run_and_load_its_own_things_only(client, path):
+def test_a_page_may_only_run_and_load_its_own_files(client, path):
     rules = client.get(path).headers["content-security-policy"].split("; ")
     expected = {"default-src 'none'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"}
     assert expected | {"frame-ancestors 'none'"} <= set(rules)
@@ -61,7 +61,7 @@ def test_a_page_may_run_and_load_its_own_things_only(client, path):
     assert "*" not in scripts
 
 
-def test_the_reason_is_given_where_no_photo_is_called_unlike(client):
+def test_without_a_threshold_model_json_has_the_reason(client):
     unlike = client.get("/model.json").json()["unlike"]
     assert unlike == {"threshold": None, "reason": "it was trained on fewer than 20 photos"}
 
@@ -75,7 +75,7 @@ def test_labels_are_not_escaped_and_private_photos_are_not_served(client, photo)
     assert client.get("/examples/1.jpg").status_code == 404
 
 
-def test_a_photo_that_is_unlike_is_said_to_be_so(client, photo, noise):
+def test_a_photo_unlike_the_training_photos_is_marked_and_counted(client, photo, noise):
     before = metrics(client)
     bodies = [path.read_bytes() for path in (photo, noise)]
     like, unlike = (client.post("/predict", content=body).json() for body in bodies)
@@ -85,7 +85,7 @@ def test_a_photo_that_is_unlike_is_said_to_be_so(client, photo, noise):
     assert (metrics(client) - before)["unlike_answers_total",] == 1
 
 
-def test_a_named_page_may_ask_and_gets_the_answer_and_no_other(serve, photo):
+def test_only_pages_of_cors_origins_may_send_requests(serve, photo):
     body, asking = photo.read_bytes(), {"Origin": "https://b.example"}
     with serve(CORS_ORIGINS="https://mine.example, https://b.example") as client:
         allowed = client.options("/predict", headers=PREFLIGHT)
@@ -98,5 +98,5 @@ def test_a_named_page_may_ask_and_gets_the_answer_and_no_other(serve, photo):
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_no_page_may_ask_unless_one_is_named(client):
+def test_without_cors_origins_no_other_page_may_send_requests(client):
     assert client.options("/predict", headers=PREFLIGHT).status_code == 405

@@ -1,4 +1,4 @@
-"""What operators see: the log and the metrics."""
+"""The log and the metrics."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from simplestack.serving.telemetry import Telemetry
 
 @pytest.fixture
 def logged(capsys):
-    """Return the line of the log about an answer."""
+    """Return a function that finds the log line of an answer."""
 
     def find(answer):
         records = [json.loads(x) for x in capsys.readouterr().out.splitlines() if x[:1] == "{"]
@@ -39,11 +39,11 @@ def test_a_rejection_is_one_line_of_the_log(client, logged):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [("from-router.1", True), ('"}', False), ("", False), ("a" * 65, False)]
+    ("sent", "kept"), [("from-router.1", True), ('"}', False), ("", False), ("a" * 65, False)]
 )
-def test_the_id_of_a_router_is_kept_if_it_is_one(client, given, kept):
-    answer = client.get("/", headers={"X-Request-ID": given})
-    assert (answer.headers["x-request-id"] == given) is kept
+def test_a_valid_id_of_a_router_is_kept(client, sent, kept):
+    answer = client.get("/", headers={"X-Request-ID": sent})
+    assert (answer.headers["x-request-id"] == sent) is kept
 
 
 def test_a_path_neither_forges_a_line_of_the_log_nor_fills_it(client, logged):

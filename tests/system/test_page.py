@@ -168,12 +168,12 @@ def test_photos_that_waited_for_the_token_get_answers_and_unlike_ones_say_so(own
     expect(page.locator("#model")).to_contain_text("as 1 of the validation photos")
     like, unlike = (cards.filter(has_text=x.name) for x in (photo, noise))
     expect(like.locator("h2")).to_have_text(re.compile("^(Fourmis d’été|蜜蜂)$"))
-    expect(unlike.locator("h2")).to_have_text("This doesn't look like anything it learned from.")
+    expect(unlike.locator("h2")).to_have_text("This doesn't look like any training photo.")
     expect(unlike).to_contain_text(re.compile("If it must be one: (Fourmis d’été|蜜蜂)"))
     opacity = "bar => getComputedStyle(bar).opacity"
     strong, faded = (x.locator(".fill").first.evaluate(opacity) for x in (like, unlike))
     assert float(faded) < float(strong)
-    expect(page.get_by_role("status")).to_contain_text("doesn't look like anything")
+    expect(page.get_by_role("status")).to_contain_text("doesn't look like any training photo")
 
 
 def test_a_photo_on_its_way_while_the_token_is_typed_gets_its_answer(own_page, photo):
