@@ -25,7 +25,7 @@ from simplestack.training.options import Options, merge, parse_arguments
 
 if __name__ == "__main__":
     ARGS = parse_arguments()  # before the imports below, which take seconds
-    cli.start("torch")
+    cli.start("torch")  # is it installed? From here on, errors and Ctrl-C end with one line
     # Let idle OpenMP threads sleep; spinning ones take cores from other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -47,7 +47,7 @@ from simplestack.training.recipes import MOMENTUM, RECIPES
 
 def main(args: argparse.Namespace) -> None:
     """Train, or evaluate a checkpoint; print the result and the next command."""
-    resumed = checkpoint.resume(args)
+    resumed = checkpoint.find_resumed(args)  # by --checkpoint; with --update, by --output
     options = merge(args, resumed.arguments if resumed else {})
     path = options.output
     if resumed and options.evaluate:
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     state.arguments = options.recorded()
     if resumed and is_changed:  # save it even if no epoch is left to train
         checkpoint.save(path, state, world.rank)
-    report.page(path).unlink(missing_ok=True)  # it shows the epochs before
+    report.page(path).unlink(missing_ok=True)  # it shows earlier epochs
     try:
         train(options, state, world)
         world.stop()
@@ -79,17 +79,17 @@ def main(args: argparse.Namespace) -> None:
 def train(options: Options, state: Checkpoint, world: World) -> None:
     """Train from the photos to the checkpoint; after a resume, as if it had never stopped."""
     recipe = RECIPES[options.recipe]
-    train_photos, val_photos = dataset.load_photos(options, state, world)
-    console.print_start(state, train_photos, val_photos, world)
+    train_photos, val_photos = dataset.load_photos(options, state, world)  # drops unusable ones
 
     # Model, criterion, optimizer, scheduler: the learning rate follows from the step
-    torch.manual_seed(options.seed % 2**64)
+    torch.manual_seed(options.seed % 2**64)  # PyTorch takes 64 bits
     create = Classifier if state.history or options.from_scratch else pretrained
     model = create(len(state.classes)).freeze(recipe.frozen_stages)
     model.to(memory_format=torch.channels_last).to(world.device)
+    console.print_start(state, train_photos, val_photos, world)  # once ImageNet's weights are there
     class_weights = train_photos.class_weights() if options.class_weights else None
     criterion = nn.CrossEntropyLoss(class_weights, reduction="sum").to(world.device)
-    optimizer = SGD(model.parameter_groups(options.lr, recipe.head_lr), momentum=MOMENTUM)
+    optimizer = SGD(model.parameter_groups(options.lr, recipe.head_lr_scale), momentum=MOMENTUM)
     state.restore(model, optimizer, world.scaler)  # a new run has nothing to restore
     steps = math.ceil(len(train_photos) / options.batch_size)  # per epoch
     scheduler = LambdaLR(
@@ -116,10 +116,10 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
             )
         val_features, val_logits = evaluate(model, val_photos, world, frozen=val_frozen)
         if epoch == 0:
-            state.features = torch.cat([features, val_features])
+            state.features = torch.cat([features, val_features])  # for the report's label check
         state.add_epoch(epoch, (loss, accuracy), val_logits, val_photos.labels, started)
-        state.keep(model, optimizer, world.scaler)  # as the last epoch; also as the best, if it is
-        if epoch == options.epochs and not recipe.linear_probe:  # features for the report
+        state.keep(model, optimizer, world.scaler)  # as the last epoch, and if it is the best
+        if epoch == options.epochs and not recipe.linear_probe:  # then those of the best epoch
             model.load_state_dict(state.best)
             splits = [evaluate(model, photos, world)[0] for photos in (train_photos, val_photos)]
             state.features = torch.cat(splits)
@@ -132,6 +132,7 @@ def fit_linear_probe(
 ) -> tuple[float, float]:
     """Fit the head to N×512 features and N class indices; return the mean loss and the accuracy.
 
+    The probe has an L2 penalty; the loss is measured without it and without class weights.
     Fine-tuning from there distorts the features less (Kumar et al. 2022, "Fine-Tuning can Distort
     Pretrained Features").
     """
@@ -155,18 +156,18 @@ def train_one_epoch(
     for batch in batches:
         with world.autocast():
             logits = model(batch.photos)
-        loss = batch.weight * criterion(logits.float(), batch.targets)
+        loss = batch.is_counted * criterion(logits.float(), batch.targets)
         # DDP averages gradients over the processes: with this scale, they are the batch's mean.
         optimizer.zero_grad()
-        world.scaler.scale(loss * world.world_size / batch.size).backward()
+        world.scaler.scale(loss * world.world_size / batch.global_size).backward()
         world.scaler.step(optimizer)
         world.scaler.update()
         scheduler.step()
-        correct = batch.weight * (logits.argmax(1) == batch.targets).sum()
+        correct = batch.is_counted * (logits.argmax(1) == batch.targets).sum()
         sums += torch.stack([loss.detach(), correct])
-        count += batch.size
-    world.broadcast_statistics(model)
-    loss_sum, correct_sum = world.sum(sums).tolist()  # the only wait for the device
+        count += batch.global_size
+    world.broadcast_batch_norm(model)
+    loss_sum, correct_sum = world.sum(sums).tolist()  # one transfer from the device
     return loss_sum / count, correct_sum / count
 
 

@@ -1,7 +1,5 @@
 """Errors with a message for users: one line with the problem and its remedy."""
 
-from http import HTTPStatus
-
 
 def printable(text: str) -> str:
     """Escape unprintable characters, such as terminal control codes in file names."""
@@ -18,7 +16,7 @@ class StackError(Exception):
 class ImageError(StackError):
     """A picture that can't be read. Subclasses set the HTTP status of the answer."""
 
-    status = HTTPStatus.BAD_REQUEST
+    status = 400
 
 
 class BadImageError(ImageError):
@@ -32,13 +30,13 @@ class DamagedImageError(BadImageError):
 class TooLargeError(ImageError):
     """The picture has too many pixels, or decoding it takes too much memory or time."""
 
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    status = 413
 
 
 class UnsupportedFormatError(ImageError):
     """The bytes are a file of a known format that the service doesn't read."""
 
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    status = 415
 
 
 IMAGE_ERRORS = {

@@ -164,7 +164,7 @@ def new(options: Options) -> Checkpoint:
     )
 
 
-def resume(args: Namespace) -> Checkpoint | None:
+def find_resumed(args: Namespace) -> Checkpoint | None:
     """Return the checkpoint that the command line resumes; None for a new run.
 
     With --update, changed photos start a new run; `args` then gets the recorded arguments. Raises

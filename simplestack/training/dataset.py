@@ -179,8 +179,8 @@ class Batch(NamedTuple):
 
     photos: Tensor  # n×S×S×3 float32, cropped
     targets: Tensor  # n class indices
-    weight: int  # 0 for a photo that only keeps the process in step, else 1
-    size: int  # photos of all processes together
+    is_counted: bool  # False for a photo that only keeps the process in step
+    global_size: int  # photos of all processes together
 
 
 def training_batches(photos: Photos, epoch: int, options: Options, world: World) -> Iterator[Batch]:
@@ -192,7 +192,7 @@ def training_batches(photos: Photos, epoch: int, options: Options, world: World)
     targets = photos.labels.to(world.device)
     batches = order.split(options.batch_size)
     shares = [world.share(batch) for batch in batches]
-    # A process without a photo in the last batch takes one with weight 0, so that all step.
+    # A process without a photo in the last batch takes one that isn't counted, so that all step.
     plan = [share if len(share) else order[:1] for share in shares]
     whole = photos.batches(plan, world.device)
     bar = world.progress(whole, f"epoch {epoch}/{options.epochs}", len(plan))

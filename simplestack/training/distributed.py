@@ -92,7 +92,7 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def broadcast_statistics(self, model: nn.Module) -> None:
+    def broadcast_batch_norm(self, model: nn.Module) -> None:
         """Copy the batch norm statistics of the first process, whose model is saved, to all."""
         if self.world_size > 1:
             for buffer in model.buffers():

@@ -75,13 +75,13 @@ class Classifier(nn.Module):
             stage.requires_grad_(False)
         return self
 
-    def parameter_groups(self, lr: float, head_lr: float) -> list[dict[str, Any]]:
-        """Return an optimizer's groups: the unfrozen body, and the head with `head_lr` times lr."""
+    def parameter_groups(self, lr: float, head_lr_scale: float) -> list[dict[str, Any]]:
+        """Return an optimizer's groups: the unfrozen body, and the head with a larger lr."""
         head = list(self.resnet.fc.parameters())
         body = [p for name, p in self.resnet.named_parameters() if not name.startswith("fc.")]
         return [
             {"params": [p for p in group if p.requires_grad], "lr": rate, "initial_lr": rate}
-            for group, rate in ((body, lr), (head, lr * head_lr))
+            for group, rate in ((body, lr), (head, lr * head_lr_scale))
         ]
 
     def _stages(self) -> list[nn.Module]:

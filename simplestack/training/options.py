@@ -73,7 +73,9 @@ def build_parser() -> ArgumentParser:
     default = "(default: {}; tutorial: {})"
     epochs = default.format(lp_ft.epochs, tutorial.epochs)
     batch_size = default.format(lp_ft.batch_size, tutorial.batch_size)
-    lr = f"lp-ft scales the head's by {lp_ft.head_lr:g} " + default.format(lp_ft.lr, tutorial.lr)
+    lr = f"lp-ft scales the head's by {lp_ft.head_lr_scale:g} " + default.format(
+        lp_ft.lr, tutorial.lr
+    )
     recipes = (
         "lp-ft: linear probe, then fine-tuning; tutorial: as in PyTorch's tutorial"
         " (default: lp-ft, or tutorial with --from-scratch)"

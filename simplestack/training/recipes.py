@@ -14,7 +14,7 @@ class Recipe:
     epochs: int = 4  # of fine-tuning
     batch_size: int = 16  # photos per step, over all processes
     lr: float = 0.0003  # of the body
-    head_lr: float = 3.0  # lr scale of the head: times lr
+    head_lr_scale: float = 3.0  # lr scale of the head: times lr
     linear_probe: bool = True  # first, as epoch 0 (see Classifier.fit_linear_probe)
     frozen_stages: int = 3  # of 5, stem included: edges and textures suit any photo
     frozen_statistics: bool = True  # batch norm keeps ImageNet's: those of a few photos are noise
@@ -39,7 +39,7 @@ RECIPES = {
         epochs=25,
         batch_size=4,
         lr=0.001,
-        head_lr=1.0,
+        head_lr_scale=1.0,
         linear_probe=False,
         frozen_stages=0,
         frozen_statistics=False,

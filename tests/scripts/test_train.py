@@ -15,7 +15,7 @@ from trainings import interrupted_in, run_training, same_weights, train_in_proce
 from simplestack.report import label_check
 from simplestack.report.report import load_best
 from simplestack.serving.errors import StackError
-from simplestack.training import checkpoint, dataset, metrics
+from simplestack.training import checkpoint, dataset, metrics, model
 from simplestack.training.distributed import World
 from simplestack.training.evaluate import evaluate
 
@@ -39,6 +39,15 @@ def run(finished, tmp_path, monkeypatch):
     """A copy of that folder, to be in."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+
+
+def test_the_first_run_downloads_the_weights(run, monkeypatch):
+    published = Path(torch.hub.get_dir(), "checkpoints", model.FILE)
+    monkeypatch.setenv("TORCH_HOME", str(run / "empty"))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda _, path, *__, **___: shutil.copy(published, path)
+    )
+    assert train_in_process("b.ckpt", "--data-dir", "photos", "--freeze").epoch == 0
 
 
 def test_a_run_ends_with_accuracy_report_checkpoint_and_next_command(run, capsys):
