@@ -321,9 +321,13 @@ def png(width, height):
 @pytest.mark.parametrize(
     ("make", "size", "factor"),
     [
-        *((png, (40, 30), 1), (png, (20_000, 20_000), 1)),
-        *((jpeg, (1023, 2000), 1), (jpeg, (1024, 1024), 2), (jpeg, (4000, 3000), 4)),
-        *((jpeg, (4096, 5000), 8), (jpeg, (20_000, 20_000), 8)),
+        (png, (40, 30), 1),
+        (png, (20_000, 20_000), 1),
+        (jpeg, (1023, 2000), 1),
+        (jpeg, (1024, 1024), 2),
+        (jpeg, (4000, 3000), 4),
+        (jpeg, (4096, 5000), 8),
+        (jpeg, (20_000, 20_000), 8),
     ],
 )
 def test_a_picture_counts_as_its_decoder_reduces_it(make, size, factor):
