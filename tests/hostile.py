@@ -73,19 +73,15 @@ def many_chunks(kind: bytes, data: bytes) -> bytes:
     return png(8, 8, 2, one * ((MAX_BYTES - 1000) // len(one)))
 
 
-def compressed_profile() -> bytes:
-    return png(8, 8, 2, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8), 9)))
-
-
 def jpeg_segments(marker: int, payload: bytes) -> bytes:
     plain = encode(Image.new("RGB", (64, 64)), "JPEG")
     segment = pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
     return plain[:2] + segment * ((MAX_BYTES - 5000) // len(segment)) + plain[2:]
 
 
-def many_scans(side: int = 2000) -> bytes:
+def many_scans() -> bytes:
     """Build a JPEG with its second scan again and again: each takes a pass over all blocks."""
-    noise = Image.effect_noise((side, side), 60).convert("RGB")
+    noise = Image.effect_noise((2000, 2000), 60).convert("RGB")
     plain = encode(noise, "JPEG", progressive=True, quality=5)
     scan, table = b"\xff\xda", b"\xff\xc4"  # each scan begins with its Huffman table
     start = plain.index(scan, plain.index(scan) + 2)
@@ -135,12 +131,6 @@ def heic(side: int, rows: int, columns: int, extra: int = 0) -> bytes:
     return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", grid, data)
 
 
-def heic_of_size(width: int, height: int) -> bytes:
-    """Build a HEIC that is smaller than it says."""
-    plain = encode(Image.new("RGB", (64, 64)), "HEIF")
-    return plain.replace(pack(">II", 64, 64), pack(">II", width, height))
-
-
 def large(kind: str, mode: str = "RGB", side: int = 7000, **options: object) -> bytes:
     return encode(Image.new(mode, (side, side)), kind, **options)
 
@@ -184,7 +174,9 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "PNG of many chunks": lambda: many_chunks(b"abCd", b""),
     "PNG of many texts": lambda: many_chunks(b"tEXt", b"a\0b"),
     "PNG of many compressed texts": lambda: many_chunks(b"zTXt", TEXT),
-    "PNG with a large compressed profile": compressed_profile,
+    "PNG with a large compressed profile": lambda: png(
+        8, 8, 2, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8), 9))
+    ),
     "large PNG": lambda: large("PNG", "RGBA"),
     "wide PNG": lambda: png(50_000, 1000, 6),
     "long PNG": lambda: png(1, 50_000_000, 0),
@@ -195,7 +187,9 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "HEIC of many tiles": lambda: heic(64, 30, 30),
     "HEIC of many pictures": lambda: heic(64, 2, 2, extra=900),
     "HEIC of more pictures": lambda: heic(64, 2, 2, extra=60_000),
-    "HEIC of a false size": lambda: heic_of_size(3500, 3500),
+    "HEIC of a false size": lambda: encode(Image.new("RGB", (64, 64)), "HEIF").replace(
+        pack(">II", 64, 64), pack(">II", 3500, 3500)
+    ),
     "large GIF": lambda: large("GIF", "P"),
     "large BMP": lambda: large("BMP", "1"),
     "large PPM": lambda: b"P5 7000 7000 255 " + bytes(MAX_BYTES - 1000),

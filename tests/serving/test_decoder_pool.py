@@ -21,9 +21,6 @@ pytestmark = pytest.mark.anyio
 NO_ANSWER = "needs too much memory or time"
 
 
-anyio_backend = pytest.fixture(lambda: "asyncio", name="anyio_backend")
-
-
 @pytest.fixture
 async def pool(anyio_backend):  # noqa: ARG001
     async with decoder_pool.Decoders(settings.Settings(), cores=2) as pool:
@@ -43,15 +40,12 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-def alive(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
 async def kill(*killed):
     """Kill processes, all of them before anything else runs."""
     for process in killed:
         process.kill()
-    await until(lambda: not any(map(alive, killed)))
+    ended = psutil.STATUS_ZOMBIE
+    await until(lambda: not any(x.is_running() and x.status() != ended for x in killed))
 
 
 @pytest.mark.parametrize(
