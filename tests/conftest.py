@@ -16,8 +16,6 @@ from bench.page import CHROMIUM
 from simplestack.packing import bentos
 from simplestack.training import sample
 
-TESTS = PROJECT / "tests"
-
 # Files whose tests share the servers of system/conftest.py
 SERVED = {
     f"tests/system/test_{name}.py" for name in ("clients", "decoding", "load", "page", "service")
@@ -47,9 +45,9 @@ def packed() -> Path:
 
     It is kept until something that makes it changes.
     """
-    makers = [PROJECT / name for name in ("train.py", "requirements.txt")]
-    makers += [TESTS / name for name in ("conftest.py", "packing/conftest.py", "trainings.py")]
-    key = f"{bentos.hash_code()}{bentos.hash_files(*makers)}{sys.version}"
+    names = ("train.py", "requirements.txt", "tests/conftest.py", "tests/packing/conftest.py")
+    makers = bentos.hash_files(*(PROJECT / name for name in names))
+    key = f"{bentos.hash_code()}{makers}{sys.version}"
     return make_once(cache_folder("made", key), pack)
 
 
