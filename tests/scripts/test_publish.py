@@ -28,12 +28,12 @@ FILES = """.nojekyll README.md browser.js classifier.js examples examples/1.jpg 
 @pytest.fixture(scope="module", autouse=True)
 def runtime(tmp_path_factory):
     """A small file in the place of ONNX Runtime for browsers."""
-    package = tmp_path_factory.mktemp("runtime") / publish.RUNTIME.name
+    folder = tmp_path_factory.mktemp("runtime")
+    package = folder / publish.RUNTIME.name
     with tarfile.open(package, "w:gz") as files:
         for name, part in publish.PARTS.items():
-            entry = tarfile.TarInfo(part)
-            entry.size = len(name)
-            files.addfile(entry, io.BytesIO(name.encode()))
+            (folder / name).write_text(name)
+            files.add(folder / name, part)
     sha512 = site.integrity(package.read_bytes(), "sha512").removeprefix("sha512-")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish, "RUNTIME", package)

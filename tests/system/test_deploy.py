@@ -154,9 +154,9 @@ def test_the_commands_can_be_pasted_if_paths_have_spaces_and_quotes(deploy, tmp_
 
 
 def test_the_bento_is_the_last_one_packed_or_the_last_of_a_name(deploy, tmp_path):
+    python = 'echo "/bentos/$#/$*"'
     for names, count in (("app", 3), ("app wasps", 4)):
         saved = f"cd '/bentos/{count}/-m simplestack saved-path{names.removeprefix('app')}' &&"
-        python = 'echo "/bentos/$#/$*"'
         assert saved in deploy(*names.split(), "--dry-run", python=python).stdout
     python = f'BENTOML_HOME={tmp_path} PYTHONPATH={PROJECT} exec {sys.executable} "$@"'
     assert "make run" in error_line(deploy("my-app", python=python))  # nothing is packed

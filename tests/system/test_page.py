@@ -101,7 +101,7 @@ def test_examples_pasted_pictures_and_those_that_no_browser_shows_get_answers(
     expect(labels).to_have_count(3, timeout=SLOW)
 
 
-def test_activation_map_is_switched_on_over_the_photo_by_keyboard(page, tmp_path):
+def test_activation_map_is_switched_on_by_keyboard_and_is_red_over_grey(page, tmp_path):
     Image.new("RGB", (400, 300), (250, 200, 0)).save(tmp_path / "yellow.png")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
@@ -118,7 +118,6 @@ def test_activation_map_is_switched_on_over_the_photo_by_keyboard(page, tmp_path
     box, image = canvas.bounding_box(), page.locator(".card img").bounding_box()
     assert box["width"] == pytest.approx(box["height"], abs=1)
     assert box["height"] == pytest.approx(min(image["width"], image["height"]) * 224 / 256, abs=1)
-    # Red over grey, it fades at its edge:
     shot = Image.open(io.BytesIO(page.locator(".card figure").screenshot())).convert("RGB")
     pixels = np.asarray(shot, dtype=int)
     redness = pixels[..., 0] - pixels[..., 1]
