@@ -4,21 +4,17 @@ import os
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from helpers import PROJECT, cache_folder, fresh_service, make_once, split_folder
+from helpers import PROJECT, cache_folder, make_once, python, split_folder
 from playwright.sync_api import Browser, sync_playwright
 from xdist.scheduler import LoadScopeScheduling
 
 from bench.page import CHROMIUM
 from simplestack.packing import bentos
 from simplestack.training import sample
-
-TESTS = PROJECT / "tests"
 
 # Files whose tests share the servers of system/conftest.py
 SERVED = {
@@ -49,32 +45,19 @@ def packed() -> Path:
 
     It is kept until something that makes it changes.
     """
-    makers = [PROJECT / name for name in ("train.py", "requirements.txt")]
-    makers += [TESTS / name for name in ("conftest.py", "packing/conftest.py", "trainings.py")]
-    key = f"{bentos.hash_code()}{bentos.hash_files(*makers)}{sys.version}"
+    names = ("train.py", "requirements.txt", "tests/conftest.py", "tests/packing/conftest.py")
+    makers = bentos.hash_files(*(PROJECT / name for name in names))
+    key = f"{bentos.hash_code()}{makers}{sys.version}"
     return make_once(cache_folder("made", key), pack)
 
 
 def pack(folder: Path) -> None:
     """Draw, train and pack into a folder."""
-    import torchvision  # noqa: PLC0415
-    from trainings import train_in_process  # noqa: PLC0415
-
-    import saveToBento  # noqa: PLC0415  (these take seconds, and the next runs do without)
-
-    data = folder / "data"
-    sample.write(data, {"train": 6, "val": 3})
-    with (
-        pytest.MonkeyPatch.context() as environment,
-        patch.object(saveToBento, "show"),  # which would start a server
-        warnings.catch_warnings(action="ignore"),  # BentoML's, when it imports a service
-        fresh_service(),
-    ):
-        # Even while `small` is in use in this process:
-        environment.setattr("simplestack.training.model.resnet18", torchvision.models.resnet18)
-        environment.setenv("BENTOML_HOME", str(folder / "home"))
-        train_in_process(folder / "short.ckpt", "--data-dir", data, "--from-scratch", "--epochs", 2)
-        saveToBento.main([str(folder / "short.ckpt")])
+    sample.write(folder / "data", {"train": 6, "val": 3})
+    files = ("--data-dir", folder / "data", "--output", folder / "short.ckpt")
+    options = ("--from-scratch", "--epochs", 2, "--device", "cpu", "--save-to-bento", "yes")
+    result = python("train.py", *files, *options, BENTOML_HOME=str(folder / "home"))
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,6 @@
 """The exported network answers as PyTorch does, or isn't packed."""
 
 import shutil
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -44,36 +42,24 @@ def first_layer(path, photos):
     ]
 
 
-@pytest.fixture
-def export(exported, trained, tmp_path, monkeypatch):
-    """The export of a checkpoint, which takes the two files that are there."""
-
+def test_fp32_is_packed_if_int8_moves_too_much_or_nothing_if_fp32_does(
+    exported, trained, pictures, tmp_path, *, monkeypatch, capsys
+):
     def copy(_, path, *__):
         shutil.copy(exported / path.name, path)
 
     monkeypatch.setattr(onnx_export, "to_onnx", copy)
     monkeypatch.setattr(onnx_export, "quantize", copy)
-    state = checkpoint.load(trained)
-    state.photos["train"] = state.photos["train"][::6]  # one of each class
-    data_dir = Path(state.arguments["data_dir"])
-    return partial(onnx_file.export, state, trained, data_dir, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("moved", "precision", "photos"), [(onnx_export.MAX_MOVED, "int8", 3), (-1, "fp32", 0)]
-)
-def test_int8_is_packed_or_fp32_or_neither_and_examples_if_they_are_asked_for(
-    export, monkeypatch, capsys, *, moved, precision, photos
-):
-    monkeypatch.setattr(onnx_export, "MAX_MOVED", moved)
-    file = export(with_examples=photos > 0)
+    monkeypatch.setattr(onnx_export, "MAX_MOVED", -1)
+    arguments = (checkpoint.load(trained), trained, pictures, tmp_path)
+    file = onnx_file.export(*arguments, with_examples=False)
     metadata = OnnxModel(file).metadata
-    assert (file.name, metadata["precision"]) == (f"{precision}.onnx", precision)
-    assert ("so fp32 is packed" in capsys.readouterr().out) == (precision == "fp32")
-    assert len(metadata["examples"]) == photos
+    assert (file.name, metadata["precision"]) == ("fp32.onnx", "fp32")
+    assert "so fp32 is packed" in capsys.readouterr().out
+    assert metadata["examples"] == []
     monkeypatch.setattr(onnx_file, "MAX_LOGIT_DIFFERENCE", 1e-12)
     with pytest.raises(StackError, match="not packed"):
-        export(with_examples=False)
+        onnx_file.export(*arguments, with_examples=False)
 
 
 def logits(*answers):

@@ -56,11 +56,6 @@ def test_each_photo_is_a_row_and_one_that_is_named_twice_too(
     rows = answers(capsys, folder / "b.jpg", folder, "b.jpg", "--model", model_file)
     names = ("a/2.JPG", "a/x/1.jpeg", "b.jpg")
     assert [row["path"] for row in rows] == [*(f"{folder}/{name}" for name in names), "b.jpg"]
-    for row in rows:
-        assert row["label"] in {"ants", "bees"}
-        assert 0.5 <= float(row["confidence"]) <= 1
-        assert 0 <= float(row["similarity"]) <= 1
-        assert (row["unlike"], row["error"]) == ("", "")  # too few training photos
 
 
 def test_answers_and_errors_are_the_services(client, pictures, photo, tmp_path, capsys):
@@ -76,8 +71,9 @@ def test_answers_and_errors_are_the_services(client, pictures, photo, tmp_path, 
         assert line == client.post("/predict", content=data).json()
     capsys.readouterr()  # the service's log
     rows = answers(capsys, tmp_path)
-    assert len(rows) == 7
-    assert [row["error"] for row in rows if not row["label"]] == [lines[1]["error"]]
+    for row, line in zip(rows, [lines[1], *lines[3:]], strict=True):  # the named ones are not in it
+        del row["path"]
+        assert row == {column: str(line.get(column) or "") for column in row}
     assert not predict.main([str(tmp_path / "notes.pdf")])  # no answer: a failure
 
 

@@ -4,20 +4,18 @@ import re
 import resource
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import bentoml
 import pytest
 from helpers import ODD_NAME, fresh_service, odd_names
-from trainings import small_network
 
 import saveToBento
 from simplestack.packing import bentos, dockerfile, local_server, onnx_file
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel
-from simplestack.training import checkpoint, model
+from simplestack.training import checkpoint
 
 ANSWER = '{"label": "ants", "confidence": 0.9}'
 
@@ -31,12 +29,6 @@ def answering(monkeypatch):
     monkeypatch.setattr(local_server, "predict", lambda *_: ANSWER)
     with fresh_service():
         yield
-
-
-@pytest.fixture(scope="module")
-def state(trained):
-    """The checkpoint; no test changes it."""
-    return checkpoint.load(trained)
 
 
 def test_what_is_packed_already_is_shown_again(bento, packed, tmp_path, monkeypatch, capsys):
@@ -71,13 +63,9 @@ then: curl -X POST http://localhost:5000/predict -H "Content-Type: image/*" --da
 
 @pytest.fixture
 def pack(bento, trained, tmp_path, monkeypatch, capsys):
-    """A function that packs tmp_path/a.ckpt without an export; it returns the first line that is
-    printed, and whether each export so far was to have examples.
-    """
-    exports = []
+    """A function that packs tmp_path/a.ckpt without an export; it returns the line about that."""
 
     def export(*_, with_examples):
-        exports.append(with_examples)
         file = shutil.copyfile(next(bento.glob("models/*/*/model.onnx")), tmp_path / "exported")
         photos = ["photo"] if with_examples else []
         onnx_file.write_metadata(file, {**OnnxModel(file).metadata, "examples": photos})
@@ -87,7 +75,7 @@ def pack(bento, trained, tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         with fresh_service():
             saveToBento.main([str(path), "--name", "another", *options])
-        return capsys.readouterr().out.partition("\n")[0], exports
+        return capsys.readouterr().out.partition("\n")[0]
 
     path = tmp_path / "a.ckpt"
     path.symlink_to(trained)
@@ -100,27 +88,21 @@ def pack(bento, trained, tmp_path, monkeypatch, capsys):
 
 
 def test_photos_are_shown_only_as_the_owner_decides(pack, tmp_path):
-    path = tmp_path / "a.ckpt"
-    for options, shown in ((["--no-examples"], [False]), ([], [False, True])):  # they are drawn
-        assert pack(*options) == (f"Packing {path} as another", shown)
-        photos = OnnxModel(tmp_path / "a.onnx").metadata["examples"]
-        assert photos == ["photo"] * shown[-1]
+    for options, shown in (("--no-examples", []), ("", ["photo"])):  # they are drawn
+        assert pack(*options.split()) == f"Packing {tmp_path}/a.ckpt as another"
+        assert OnnxModel(tmp_path / "a.onnx").metadata["examples"] == shown
     before = left_behind(tmp_path)
-    assert pack("--examples") == (f"{path} is packed already.", [False, True])
+    assert pack("--examples") == f"{tmp_path}/a.ckpt is packed already."
     assert left_behind(tmp_path) == before
 
 
 def test_a_bento_or_an_onnx_file_that_is_not_whole_is_packed_anew(pack, tmp_path):
-    def packed_again():
-        return pack()[0].startswith("Packing")
-
-    assert packed_again()
-    for name in ("Dockerfile", "models"):  # written last; removed by `bentoml export`
-        Path(bentos.latest("another").path, name).rename(tmp_path / name)
-        assert packed_again()
-    (tmp_path / "a.onnx").unlink()
-    assert packed_again()
-    assert not packed_again()
+    pack()
+    for name in ("Dockerfile", "models", "a.onnx"):  # the first is written last
+        folder = tmp_path if name == "a.onnx" else Path(bentos.latest("another").path)
+        (folder / name).rename(tmp_path / f"removed-{name}")
+        assert pack().startswith("Packing")
+        assert pack() == f"{tmp_path}/a.ckpt is packed already."
 
 
 def left_behind(folder):
@@ -135,20 +117,19 @@ def left_behind(folder):
 def test_what_ends_a_build_leaves_the_old_onnx_file_and_its_bento(pack, tmp_path, module, name):
     pack("--examples")
     before = left_behind(tmp_path)
-    with (
-        patch.object(module, name, side_effect=KeyboardInterrupt),
-        pytest.raises(KeyboardInterrupt),
-    ):
+    stop = patch.object(module, name, side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(KeyboardInterrupt):
         pack("--no-examples")
     assert left_behind(tmp_path) == before
-    assert pack("--examples")[0] == f"{tmp_path}/a.ckpt is packed already."
+    assert pack("--examples") == f"{tmp_path}/a.ckpt is packed already."
 
 
 @pytest.mark.parametrize(
     ("photo", "shown"), [("val/ants/10308379_1b6c72e180.jpg", True), ("val/ants/me.jpg", False)]
 )
-def test_photos_of_others_are_shown_only_if_they_are_the_tutorials(state, tmp_path, photo, shown):
-    state = replace(state, photos=state.photos | {"val": [photo]})
+def test_photos_of_others_are_shown_only_if_they_are_the_tutorials(trained, tmp_path, photo, shown):
+    state = checkpoint.load(trained)
+    state.photos["val"] = [photo]
     assert saveToBento.has_public_photos(state, tmp_path) == shown
 
 
@@ -159,10 +140,9 @@ def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, model_fi
         assert f"--data-binary '@/photos/{shown}'" in capsys.readouterr().out
 
 
-def test_packing_says_if_photos_have_changed_since(state, trained, tmp_path, capsys):
-    data = shutil.copytree(state.arguments["data_dir"], tmp_path / "data")
+def test_packing_says_if_photos_have_changed_since(trained, pictures, tmp_path, capsys):
+    state, data = checkpoint.load(trained), shutil.copytree(pictures, tmp_path / "data")
     (data / state.photos["val"][0]).unlink()
-    state = replace(state, photos=dict(state.photos))
     saveToBento.select_photos(state, trained, data)
     assert capsys.readouterr().err == (
         f"note: {data} has changed since {trained} was trained (1 gone). To train on them:\n"
@@ -202,15 +182,11 @@ def test_wrong_arguments_are_one_clear_line(trained, tmp_path, capsys):
         saveToBento.main([str(tmp_path / "bad.ckpt")])
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing_behind(state, tmp_path):
-    with small_network(tmp_path):
-        weights = model.Classifier(2).state_dict()
-        checkpoint.save(
-            tmp_path / "a.ckpt", replace(state, best=weights, last=weights, optimizer={})
-        )
-        before, limits = left_behind(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-        with pytest.raises(OSError, match="File too large"):
-            saveToBento.main([str(tmp_path / "a.ckpt")])
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing_behind(trained, tmp_path):
+    (tmp_path / "a.ckpt").symlink_to(trained)
+    before, limits = left_behind(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    with pytest.raises(OSError, match="File too large"):
+        saveToBento.main([str(tmp_path / "a.ckpt")])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert left_behind(tmp_path) == before

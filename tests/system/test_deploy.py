@@ -1,6 +1,7 @@
 """deploy.sh, with scripts in place of Heroku's and Docker's commands."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,14 +23,16 @@ NEW_APP = """case $1 in
     logs) cat "${0%/*}/log" ;;
     esac"""
 TOOLS = {"heroku": NEW_APP, "curl": "exit 1", "git": "true", "docker": OLD_STORE}
-READY = {**TOOLS, "curl": """case $* in *predict*) echo '{"label": "bees"}' ;; esac"""}
+TOOLS |= {"uname": "echo x86_64"}
+READY = """case $* in *predict*) echo '{"label": "bees"}' ;; esac"""  # for curl
 CREATE = "heroku create my-app --stack container --no-remote"
 
 
 @pytest.fixture
 def deploy(bento, pictures, tmp_path):
-    """Run a copy of deploy.sh with a shell's commands and the given ones, which note their calls.
+    """Run a copy of deploy.sh with a shell's commands and TOOLS, which note their calls.
 
+    Another script can be given for each of them, or None, if it is missing.
     The result has the commands that were `printed`, and the `calls` that do more than look.
     """
     (tmp_path / "photo.jpg").symlink_to(next((pictures / "val").rglob("*.jpg")))
@@ -40,11 +43,12 @@ def deploy(bento, pictures, tmp_path):
     def start(*arguments, log="", stdin=subprocess.DEVNULL, environment=None, **scripts):
         (tmp_path / "log").write_text(log)
         (tmp_path / "calls").write_text("")
-        for name in (*TOOLS, "heroku.made"):
+        (tmp_path / "heroku.made").unlink(missing_ok=True)
+        for name, script in {**TOOLS, "python": f"echo {bento}", **scripts}.items():
             (tmp_path / name).unlink(missing_ok=True)
-        for name, script in {"python": f"echo {bento}", "uname": "echo x86_64", **scripts}.items():
-            note = 'echo "${0##*/} $*" >>"${0%/*}/calls"'
-            write_script(tmp_path / name, f"{note}\n{script}")
+            if script:
+                note = 'echo "${0##*/} $*" >>"${0%/*}/calls"'
+                write_script(tmp_path / name, f"{note}\n{script}")
         settings = {"PHOTO": "photo.jpg", "PATH": str(tmp_path), "READY_WITHIN": "1"}
         settings |= {"API_TOKEN": "", **(environment or {})}
         result = run("sh", tmp_path / "deploy.sh", *arguments, stdin=stdin, **settings)
@@ -59,7 +63,7 @@ def deploy(bento, pictures, tmp_path):
 
 
 def test_a_deployment_prints_its_commands_and_how_to_go_on(deploy, bento):
-    result = deploy("my-app", "--yes", **READY)
+    result = deploy("my-app", "--yes", curl=READY)
     assert result.returncode == 0, result.stderr
     url = "http://127.0.0.1:9/"
     commands = [
@@ -88,7 +92,7 @@ def test_a_deployment_prints_its_commands_and_how_to_go_on(deploy, bento):
 def test_an_app_that_exists_is_released_unasked_with_its_token(deploy):
     secret = {"API_TOKEN": "secret"}
     heroku = "[ $1 != apps:info ] || echo stack=container"
-    result = deploy("my-app", environment=secret, **{**READY, "heroku": heroku})
+    result = deploy("my-app", environment=secret, curl=READY, heroku=heroku)
     assert result.returncode == 0, result.stderr
     assert "my-app exists: this release replaces what it runs" in result.stdout
     assert not [call for call in result.calls if call.startswith("heroku create")]
@@ -101,21 +105,18 @@ def test_an_app_that_exists_is_released_unasked_with_its_token(deploy):
 
 def test_a_dry_run_prints_the_commands_in_the_documentation(deploy, bento):
     documentation = (PROJECT / "docs" / "deployment.md").read_text()
-
-    def block(lines):
-        text = "\n".join(lines).replace(str(bento), "SAVED_PATH")
-        return f"```sh\n{text.replace('photo.jpg', 'image.jpg')}```"
-
-    for arguments in (("--dry-run", "my-app"), ("my-app", "--dry-run")):
-        result = deploy(*arguments, **TOOLS)
-        assert (result.returncode, result.stderr) == (0, "")
-        assert block(result.stdout.split("\n")) in documentation
-        assert result.calls == []
-    for docker in (CONTAINERD_STORE, NEITHER):
-        lines = deploy("my-app", "--dry-run", **{**TOOLS, "docker": docker}).stdout.split("\n")
-        push = [line for line in lines if not line.startswith(("heroku ", "url=", "curl "))]
-        assert block(push) in documentation
-    result = deploy("my-app", "--dry-run")
+    others = r"(?m)^(heroku |url=|curl ).*\n"  # commands than those that push
+    for arguments, docker, left_out in (
+        (("--dry-run", "my-app"), OLD_STORE, ""),
+        (("my-app", "--dry-run"), OLD_STORE, ""),
+        (("my-app", "--dry-run"), CONTAINERD_STORE, others),
+        (("my-app", "--dry-run"), NEITHER, others),
+    ):
+        result = deploy(*arguments, docker=docker)
+        assert (result.returncode, result.stderr, result.calls) == (0, "", [])
+        text = result.stdout.replace(str(bento), "SAVED_PATH").replace("photo.jpg", "image.jpg")
+        assert f"```sh\n{re.sub(left_out, '', text)}```" in documentation
+    result = deploy("my-app", "--dry-run", **dict.fromkeys(TOOLS))
     assert result.returncode == 0
     assert [line.split()[1] for line in result.stderr.splitlines()] == ["heroku", "curl", "git"]
 
@@ -130,8 +131,7 @@ def test_each_engine_has_its_way_of_pushing(deploy):
         ("x86_64", NEITHER, GIT),
         ("x86_64", None, GIT),
     ):
-        tools = {**TOOLS, "uname": f"echo {machine}", "docker": docker}
-        tools = {name: script for name, script in tools.items() if script}
+        tools = {"uname": f"echo {machine}", "docker": docker}
         lines = deploy("my-app", "--dry-run", **tools).stdout
         assert command in lines
         assert ("heroku container:release web" in lines) == (command != GIT)
@@ -144,7 +144,7 @@ def test_the_commands_can_be_pasted_if_paths_have_spaces_and_quotes(deploy, tmp_
     (folder := tmp_path / "it's a Bento").mkdir()
     (photo := tmp_path / "it's a photo.jpg").touch()
     for docker in (NO_BUILDX, CONTAINERD_STORE, NEITHER, OLD_STORE):
-        tools = {**TOOLS, "docker": docker, "python": f'echo "{folder}"'}
+        tools = {"docker": docker, "python": f'echo "{folder}"'}
         result = deploy("my-app", "--dry-run", environment={"PHOTO": str(photo)}, **tools)
         words = shlex.split(result.stdout)
         assert str(folder) in {word.removesuffix("/.") for word in words}
@@ -154,10 +154,10 @@ def test_the_commands_can_be_pasted_if_paths_have_spaces_and_quotes(deploy, tmp_
 
 
 def test_the_bento_is_the_last_one_packed_or_the_last_of_a_name(deploy, tmp_path):
-    tools = {**TOOLS, "python": 'echo "/bentos/$#/$*"'}
+    python = 'echo "/bentos/$#/$*"'
     for names, count in (("app", 3), ("app wasps", 4)):
         saved = f"cd '/bentos/{count}/-m simplestack saved-path{names.removeprefix('app')}' &&"
-        assert saved in deploy(*names.split(), "--dry-run", **tools).stdout
+        assert saved in deploy(*names.split(), "--dry-run", python=python).stdout
     python = f'BENTOML_HOME={tmp_path} PYTHONPATH={PROJECT} exec {sys.executable} "$@"'
     assert "make run" in error_line(deploy("my-app", python=python))  # nothing is packed
 
@@ -165,13 +165,13 @@ def test_the_bento_is_the_last_one_packed_or_the_last_of_a_name(deploy, tmp_path
 def test_the_photo_is_the_last_one_for_validation_unless_named(deploy, tmp_path):
     message = "there is no photo to predict: PHOTO=some.jpg sh deploy.sh app"
     for photo in ("", "gone.jpg"):
-        result = deploy("app", "--dry-run", environment={"PHOTO": photo}, **TOOLS)
+        result = deploy("app", "--dry-run", environment={"PHOTO": photo})
         assert message in error_line(result)
     for folder, names in (("data-sample", ["ants/0.jpg"]), ("data", ["ants/1.jpg", "bees/0.jpg"])):
         for name in (*names, "wasps/2.png"):
             (tmp_path / folder / "val" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / "val" / name).touch()
-        shown = deploy("app", "--dry-run", environment={"PHOTO": ""}, **TOOLS).stdout
+        shown = deploy("app", "--dry-run", environment={"PHOTO": ""}).stdout
         assert f"@{folder}/val/{names[-1]}\n" in shown
 
 
@@ -185,24 +185,21 @@ def test_help_and_bad_names_show_the_usage(deploy):
         assert "sh deploy.sh APP" in error_line(deploy(*arguments))
 
 
-def test_missing_tools_are_named_before_any_call(deploy, tmp_path):
-    no_engine = {**TOOLS, "docker": "exit 1"}
+def test_missing_tools_are_named_before_any_call(deploy):
     for tools, message in (
-        ({"curl": "", "docker": ""}, "heroku is missing"),
-        ({"heroku": "", "docker": ""}, "curl is missing"),
-        ({"heroku": "", "curl": ""}, "git is missing: git-scm.com (or docker with buildx"),
-        (no_engine, "start Docker"),
+        ({"heroku": None}, "heroku is missing"),
+        ({"curl": None}, "curl is missing"),
+        ({"docker": None, "git": None}, "git is missing: git-scm.com (or docker with buildx"),
+        ({"docker": "exit 1"}, "start Docker"),
     ):
         result = deploy("my-app", **tools)
         assert (message in error_line(result), result.calls) == (True, [])
-    assert deploy("my-app", "--dry-run", **no_engine).returncode == 0
-    (tmp_path / "python").unlink()
-    script = tmp_path / "deploy.sh"
-    assert "python is missing: make run" in error_line(run("sh", script, "a", PATH=str(tmp_path)))
+        assert deploy("my-app", "--dry-run", **tools).returncode == 0
+    assert "python is missing: make run" in error_line(deploy("my-app", python=None))
 
 
 def test_an_app_is_created_only_with_consent(deploy):
-    result = deploy("my-app", **TOOLS)
+    result = deploy("my-app")
     assert "sh deploy.sh my-app --yes" in error_line(result)
     assert "$7 a month" in result.stdout
     assert "$ heroku create" not in result.stdout
@@ -210,7 +207,7 @@ def test_an_app_is_created_only_with_consent(deploy):
     for answer, created in (("y", True), ("Yes", True), ("n", False), ("", False)):
         terminal, stdin = os.openpty()
         os.write(terminal, f"{answer}\n".encode())
-        result = deploy("my-app", stdin=stdin, **TOOLS)
+        result = deploy("my-app", stdin=stdin)
         os.close(terminal)
         os.close(stdin)
         assert "Go on? [y/N]" in result.stdout
@@ -229,14 +226,14 @@ def test_a_step_that_fails_is_explained_and_is_the_last(deploy):
         ("container:release", "exit 1", "the image wasn't released: see above"),
     ):
         heroku = f"case $1 in {step}) {script} ;; esac\n{NEW_APP}"
-        result = deploy("my-app", "--yes", **{**READY, "heroku": heroku})
+        result = deploy("my-app", "--yes", curl=READY, heroku=heroku)
         assert message in error_line(result)
         last = "apps:info" if "can't be read" in message else step
         assert result.calls[-1].split()[:2] == ["heroku", last]
-    result = deploy("my-app", "--yes", **{**READY, "curl": "case $* in *predict*) exit 22 ;; esac"})
+    result = deploy("my-app", "--yes", curl="case $* in *predict*) exit 22 ;; esac")
     assert "if the app has a token, API_TOKEN=... sh deploy.sh my-app" in error_line(result)
     assert "address:" not in result.stdout
-    result = deploy("my-app", "--yes", log="Error R10 (Boot timeout)\n", **TOOLS)  # is never ready
+    result = deploy("my-app", "--yes", log="Error R10 (Boot timeout)\n")  # is never ready
     assert "it isn't ready: see its log above" in error_line(result)
     assert "Error R10 (Boot timeout)" in result.stdout
     assert result.calls[-1] == result.printed[-1] == "heroku logs --num 20 --app my-app"

@@ -90,14 +90,6 @@ def web(archive):
         server.shutdown()
 
 
-def only(tmp_path, *tools, **scripts):
-    folder = Path(tempfile.mkdtemp(prefix="bin", dir=tmp_path))
-    for tool in {*BASIC.split(), *tools}:
-        found = shutil.which(tool) or pytest.skip(f"{tool} is not installed: apt install it")
-        write_script(folder / tool, f'{scripts.get(tool, "")}\nexec {found} "$@"')
-    return str(folder)
-
-
 def test_photos_come_from_any_kind_of_address_and_layout(archive, web, tmp_path):
     windows = rewrite(archive, tmp_path / "windows.zip", lambda name: name.replace("/", "\\"))
     bare = rewrite(archive, tmp_path / "bare.zip", lambda name: name.partition("/")[2])
@@ -154,13 +146,10 @@ def test_a_terminal_is_shown_the_progress_and_asked_nothing(archive, web, tmp_pa
 def test_no_photos_are_one_clear_line_and_leave_nothing(archive, web, tmp_path):
     photos = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
     gone = web.url.replace("photos", "nothing")
-    renamed = {
-        "climbing": lambda name: name.replace("hymenoptera_data", "../.."),
-        "absolute": lambda name: f"/{name}",
-        "no-train": lambda name: "/val/" in name and name,
-        "no-val": lambda name: "/train/" in name and name,
-    }
-    made = {name: rewrite(archive, tmp_path / name, change) for name, change in renamed.items()}
+    climbing = rewrite(archive, tmp_path / "a", lambda x: x.replace("hymenoptera_data", "../.."))
+    absolute = rewrite(archive, tmp_path / "b", lambda x: f"/{x}")
+    no_train = rewrite(archive, tmp_path / "c", lambda x: "/val/" in x and x)
+    no_val = rewrite(archive, tmp_path / "d", lambda x: "/train/" in x and x)
     web.data = archive.read_bytes()[:5000]
     (cut := tmp_path / "cut").write_bytes(web.data)
     bomb = shutil.copy(archive, tmp_path / "bomb")
@@ -176,22 +165,25 @@ def test_no_photos_are_one_clear_line_and_leave_nothing(archive, web, tmp_path):
         (cut, BOTH, 1, "is not a whole zip archive"),
         (web.url, BOTH, 1, "is not a whole zip archive"),
         (bomb, BOTH, 1, "is not a whole zip archive"),
-        (made["climbing"], BOTH, 1, "has paths that lead out of its folder"),
-        (made["absolute"], BOTH, 1, "has paths that lead out of its folder"),
-        (made["no-train"], BOTH, 1, "no train/ and val/ folders"),
-        (made["no-val"], BOTH, 1, "no train/ and val/ folders"),
+        (climbing, BOTH, 1, "has paths that lead out of its folder"),
+        (absolute, BOTH, 1, "has paths that lead out of its folder"),
+        (no_train, BOTH, 1, "no train/ and val/ folders"),
+        (no_val, BOTH, 1, "no train/ and val/ folders"),
     ):
-        offline = {} if url else OFFLINE
-        result = get(work := tmp_path / "work", url=url, PATH=only(tmp_path, *tools), **offline)
+        offline, path = {} if url else OFFLINE, tempfile.mkdtemp(dir=tmp_path)
+        for tool in (*BASIC.split(), *tools):
+            found = shutil.which(tool) or pytest.skip(f"{tool} is not installed: apt install it")
+            Path(path, tool).symlink_to(found)
+        result = get(work := tmp_path / "work", url=url, PATH=path, **offline)
         assert message in error_line(result)
         assert (result.returncode, names(work)) == (code, set())
         assert code == 69 or result.stderr.count("\n") == 1
 
 
 def test_a_folder_of_other_files_is_left_alone_even_if_it_appears_late(archive, web, tmp_path):
-    appears = "mkdir data; echo mine >data/thesis.txt"
-    path, work = only(tmp_path, *BOTH, curl=appears), tmp_path / "work"
-    late = get(work, url=web.url, PATH=path)
+    curl, work = tmp_path / "bin" / "curl", tmp_path / "work"
+    write_script(curl, f'mkdir data; echo mine >data/thesis.txt; {shutil.which("curl")} "$@"')
+    late = get(work, url=web.url, PATH=f"{curl.parent}:{os.environ['PATH']}")
     for result in (late, get(work, url=archive), get(work, "--sample")):
         assert "data exists: move it away, or choose another folder" in error_line(result)
         assert (work / "data" / "thesis.txt").read_text() == "mine\n"

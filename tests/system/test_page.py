@@ -101,29 +101,23 @@ def test_examples_pasted_pictures_and_those_that_no_browser_shows_get_answers(
     expect(labels).to_have_count(3, timeout=SLOW)
 
 
-def test_activation_map_is_switched_on_over_the_photo_by_keyboard(page, photo):
+def test_activation_map_is_switched_on_by_keyboard_and_is_red_over_grey(page, tmp_path):
+    Image.new("RGB", (400, 300), (250, 200, 0)).save(tmp_path / "yellow.png")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
-    page.set_input_files("#file", photo)
+    page.set_input_files("#file", tmp_path / "yellow.png")
     canvas = page.locator(".card canvas")
     expect(canvas).to_have_count(1, timeout=SLOW)
-    expect(canvas).to_be_hidden()
+    for element in (canvas, page.locator("#legend")):
+        expect(element).to_be_hidden()
     page.get_by_label("Show where the network looked").focus()
     page.keyboard.press("Space")
     expect(page.locator("main")).not_to_have_class("maps-off")
-    expect(canvas).to_be_visible()
+    for element in (canvas, page.locator("#legend")):
+        expect(element).to_be_visible()
     box, image = canvas.bounding_box(), page.locator(".card img").bounding_box()
     assert box["width"] == pytest.approx(box["height"], abs=1)
     assert box["height"] == pytest.approx(min(image["width"], image["height"]) * 224 / 256, abs=1)
-
-
-def test_activation_map_is_red_over_grey_and_fades_at_its_edge(page, tmp_path):
-    Image.new("RGB", (400, 300), (250, 200, 0)).save(tmp_path / "yellow.png")
-    page.set_input_files("#file", tmp_path / "yellow.png")
-    expect(page.locator(".card canvas")).to_have_count(1, timeout=SLOW)
-    expect(page.locator("#legend")).to_be_hidden()
-    page.get_by_label("Show where the network looked").check()
-    expect(page.locator("#legend")).to_be_visible()
     shot = Image.open(io.BytesIO(page.locator(".card figure").screenshot())).convert("RGB")
     pixels = np.asarray(shot, dtype=int)
     redness = pixels[..., 0] - pixels[..., 1]
@@ -195,10 +189,11 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("opened_page", ["page", "own_page"])
-def test_copied_program_works_with_and_without_a_token(request, photo, tmp_path, name, opened_page):
-    page = request.getfixturevalue(opened_page)
-    labels = {"page": "ants|bees", "own_page": "Fourmis|蜜蜂"}[opened_page]
+@pytest.mark.parametrize(("given", "labels"), [("page", "ants|bees"), ("own_page", "Fourmis|蜜蜂")])
+def test_copied_program_works_with_and_without_a_token(
+    request, photo, tmp_path, *, name, given, labels
+):
+    page = request.getfixturevalue(given)
     page.context.grant_permissions(["clipboard-read"])
     if name == "JavaScript" and not shutil.which("node"):
         pytest.skip("node is missing: apt install nodejs")
