@@ -78,7 +78,7 @@ def load():
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(MODEL, options)
-    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
     def predict(file):
         image = Image.open(file).convert("RGB")
