@@ -65,7 +65,6 @@ def main(args: argparse.Namespace) -> None:
     state.arguments = options.recorded()
     if resumed and is_changed:  # save it even if no epoch is left to train
         checkpoint.save(path, state, world.rank)
-    report.page(path).unlink(missing_ok=True)  # it shows earlier epochs
     try:
         train(options, state, world)
         world.stop()
@@ -87,6 +86,7 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
     model = create(len(state.classes)).freeze(recipe.frozen_stages)
     model.to(memory_format=torch.channels_last).to(world.device)
     console.print_start(state, train_photos, val_photos, world)  # once ImageNet's weights are there
+    report.page(options.output).unlink(missing_ok=True)  # it shows earlier epochs
     class_weights = train_photos.class_weights() if options.class_weights else None
     criterion = nn.CrossEntropyLoss(class_weights, reduction="sum").to(world.device)
     optimizer = SGD(model.parameter_groups(options.lr, recipe.head_lr_scale), momentum=MOMENTUM)

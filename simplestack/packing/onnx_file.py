@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from simplestack.packing import examples, onnx_export, similarity
-from simplestack.packing.bentos import ARCHITECTURE, hash_files
+from simplestack.packing.bentos import hash_files
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import Floats, Metadata, OnnxModel
@@ -21,7 +21,7 @@ from simplestack.training.model import Classifier
 CALIBRATION_PHOTOS = 100
 MIN_VALIDATION_PHOTOS = 50
 MAX_LOGIT_DIFFERENCE = 1e-3  # between PyTorch and fp32 ONNX
-PREPROCESSING: dict[str, int | str] = {
+MODEL_INPUT: dict[str, int | str] = {
     "resize": images.RESIZE,  # pixels, the shorter side
     "crop": images.CROP,  # pixels, in the middle
     "filter": "bilinear, antialiased",
@@ -106,8 +106,8 @@ def describe(
     return {
         "classes": state.classes,
         "notice": state.disclaimer,
-        "architecture": ARCHITECTURE,
-        "preprocessing": PREPROCESSING,
+        "architecture": state.architecture,
+        "preprocessing": MODEL_INPUT,
         "precision": exported.file.stem,
         "trained": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}",
         "checkpoint_sha256": hash_files(path),

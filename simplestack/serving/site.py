@@ -105,7 +105,8 @@ def openapi(classes: list[str], *, token: bool) -> dict[str, Any]:
 
 def model_json(metadata: Metadata) -> dict[str, Any]:
     """Return the metadata and the title, with paths in place of the example photos."""
-    return {**metadata, "title": title(metadata["classes"]), "examples": list(examples(metadata))}
+    paths = list(EXAMPLES[: len(metadata["examples"])])
+    return {**metadata, "title": title(metadata["classes"]), "examples": paths}
 
 
 def examples(metadata: Metadata) -> dict[str, bytes]:

@@ -52,7 +52,7 @@ def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
         "classes": ["ants", "bees"],
         "notice": state.disclaimer,
         "architecture": "resnet18",
-        "preprocessing": onnx_file.PREPROCESSING,
+        "preprocessing": onnx_file.MODEL_INPUT,
         "precision": "int8",
         "trained": f"{datetime.fromtimestamp(trained.stat().st_mtime):%Y-%m-%d}",
         "checkpoint_sha256": bentos.hash_files(trained),
