@@ -103,16 +103,20 @@ class Gate:
         try:
             async for chunk in request.stream():
                 size += len(chunk)
+                # The more is buffered, the less may be added: small pictures pass large ones.
+                free = BUFFERED * limit - self.buffered - len(chunk)
                 if size > limit:
                     error = error or too_many
+                elif size > free:
+                    error = error or HTTPException(503, BUSY, RETRY_AFTER)
                 if size > DRAINED * limit:
                     break
-                if not error:
-                    body += chunk
+                if error:
+                    self.buffered -= len(body)
+                    body.clear()
+                else:
                     self.buffered += len(chunk)
-                    # The more is buffered, the less may be added: small pictures pass large ones.
-                    if size > BUFFERED * limit - self.buffered:
-                        raise HTTPException(503, BUSY, RETRY_AFTER)
+                    body += chunk
             if error:
                 raise error
             yield body

@@ -255,6 +255,13 @@ async def test_the_fuller_the_buffers_the_smaller_a_body_must_be(in_flight, size
     assert door.gate.buffered == 0
 
 
+async def test_a_body_for_which_there_is_no_room_is_read_to_its_end():
+    door = Door()
+    async with held(door, *[bytes(100)] * 4):
+        answer = await door.ask(bytes(60), bytes(30), bytes(10))
+        assert (answer[:3], door.gate.buffered) == ((503, BUSY, 100), 400)
+
+
 @pytest.mark.parametrize(
     ("chunks", "status"),
     [
