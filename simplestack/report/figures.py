@@ -16,7 +16,7 @@ from simplestack.training.model import Classifier
 MAX_WORST = 12  # photos in the report
 CONFIDENT = 0.9  # probability of the true class; photos with at least that aren't in the report
 WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
-HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
+HEAT, OPACITY = (225, 60, 0), 0.7  # of the class activation map, as on the service's page
 
 
 class Chart(NamedTuple):
@@ -87,9 +87,9 @@ def heat(photo: Tensor, cam: Tensor) -> Any:
     size = (photo.shape[1], photo.shape[0])
     positive = np.asarray(cam.clamp(min=0) / cam.max().clamp(min=1e-6), dtype=np.float32)
     mask = Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)
-    opacity = 0.7 * np.asarray(mask).clip(0, 1)[..., None]
+    opacity = OPACITY * np.asarray(mask).clip(0, 1)[..., None]
     grey = np.asarray(photo).mean(axis=2, keepdims=True)
-    return (grey * (1 - opacity) + HEAT * opacity).astype(np.uint8)
+    return (grey * (1 - opacity) + np.array(HEAT) * opacity).astype(np.uint8)
 
 
 def jpeg(pixels: Any) -> str:
