@@ -67,6 +67,11 @@ class Checkpoint:
     format: int = FORMAT
 
     @property
+    def has_begun(self) -> bool:
+        """Whether an epoch is finished."""
+        return bool(self.history)
+
+    @property
     def epoch(self) -> int:
         """The last finished epoch; 0 is the linear probe, or none yet."""
         return int(self.history[-1]["epoch"]) if self.history else 0
@@ -86,11 +91,6 @@ class Checkpoint:
     def best_epoch(self) -> int:
         """The epoch with the weights that are served."""
         return int(self.best_row["epoch"])
-
-    @property
-    def best_accuracy(self) -> float:
-        """The validation accuracy of the best epoch, 0 to 1."""
-        return self.best_row["val_accuracy"]
 
     def add_epoch(
         self,
@@ -146,7 +146,7 @@ class Checkpoint:
             ) from error
 
 
-def new(options: Options) -> Checkpoint:
+def begin(options: Options) -> Checkpoint:
     """Return the checkpoint of a run that has not begun."""
     folder = folders.scan(options.data_dir)
     return Checkpoint(
@@ -156,17 +156,15 @@ def new(options: Options) -> Checkpoint:
         skipped=folder.unexpected,
         arguments=options.recorded(),
         disclaimer=folders.disclaimer(options.data_dir, options.from_scratch),
-        versions={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
+        versions={"python": platform.python_version()}
+        | {package.__name__: str(package.__version__) for package in (torch, torchvision)},
     )
 
 
-def find_resumed(args: Namespace) -> Checkpoint | None:
+def resume(args: Namespace) -> Checkpoint | None:
     """Return the checkpoint that the command line resumes; None for a new run.
 
+    It is that of --checkpoint or, with --update, of --output; `args.checkpoint` is then its path.
     With --update, changed photos start a new run; `args` then gets the recorded arguments. Raises
     StackError if photos have changed and --update is missing.
     """
@@ -214,13 +212,8 @@ def check_output(path: Path, *, replace: bool) -> None:
         ) from error
 
 
-def save(path: Path, checkpoint: Checkpoint, rank: int = 0) -> None:
-    """Replace the checkpoint at `path`, in the process of rank 0 only.
-
-    Raises OSError if that fails; the old one then stays.
-    """
-    if rank:
-        return
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint at `path`. Raises OSError if that fails; the old one then stays."""
     buffer = io.BytesIO()  # torch reports a failed write, and even Ctrl-C, as a RuntimeError
     torch.save(vars(checkpoint), buffer)
     with write_atomically(path) as file:

@@ -16,7 +16,7 @@ def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) ->
     if world.rank:
         return
     warnings = dataset.warnings(photos, val, state.skipped)
-    if not state.history and not state.arguments["from_scratch"]:
+    if not state.has_begun and not state.arguments["from_scratch"]:
         warnings += filter(None, [foreign_weights()])
     for warning in warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
@@ -26,10 +26,10 @@ def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) ->
         f"{len(photos)} training photos, {len(val)} validation photos;"
         f" {printable(', '.join(state.classes))}; on {world}"
     )
-    if state.history:
+    if state.has_begun:
         print(
             f"resuming after {name_epoch(state.epoch, state.arguments['epochs'])}; best validation"
-            f" accuracy so far {format_best(state, state.best_accuracy)}"
+            f" accuracy so far {format_best(state)}"
         )
     print(f"* marks the best validation accuracy so far; one photo is {1 / len(val):.3f}")
 
@@ -46,10 +46,10 @@ def format_epoch(state: Checkpoint) -> str:
     )
 
 
-def format_best(state: Checkpoint, accuracy: float) -> str:
-    """Return the best epoch's validation accuracy, 0 to 1, as text, and the name of the epoch."""
-    photos = len(state.photos["val"])
-    return f"{format_accuracy(accuracy, photos)}, {name_epoch(state.best_epoch, state.epoch)}"
+def format_best(state: Checkpoint) -> str:
+    """Return the best epoch's validation accuracy as text, and the name of the epoch."""
+    accuracy = format_accuracy(state.best_row["val_accuracy"], len(state.photos["val"]))
+    return f"{accuracy}, {name_epoch(state.best_epoch, state.epoch)}"
 
 
 def name_epoch(epoch: int, epochs: int) -> str:

@@ -82,7 +82,7 @@ def test_history_metrics_and_arguments_lie_beside_the_page(clean):
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert rows == state.history
     measured = json.loads((clean / "metrics.json").read_text())
-    assert (measured["photos"], measured["accuracy"]) == (4, state.best_accuracy)
+    assert (measured["photos"], measured["accuracy"]) == (4, state.best_row["val_accuracy"])
     assert measured["confusion"] == [[2, 0], [0, 2]]
     assert set(measured["classes"]) == {"ants", "bees"}
     assert json.loads((clean / "args.json").read_text()) == state.arguments

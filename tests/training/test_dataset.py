@@ -30,7 +30,7 @@ def ants(photos):
 
 def opened(folder, cache=1):
     options = merge(parse_arguments(["--data-dir", str(folder), "--cache", str(cache)]), {})
-    state = checkpoint.new(options)
+    state = checkpoint.begin(options)
     train, val = dataset.load_photos(options, state, World(CPU))
     assert state.photos == {"train": train.names, "val": val.names}
     return train, val, "\n".join(dataset.warnings(train, val, state.skipped)), state.skipped
