@@ -60,7 +60,7 @@ def find_photos(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise StackError(f"there is no {path}: name photos, or folders with photos in them")
-    inside = folders.photos_in(path for path in paths if path.is_dir())
+    inside = (path for top in paths for path in folders.files_in(top) if folders.is_photo(path))
     if not (photos := sorted({*inside, *(path for path in paths if not path.is_dir())})):
         raise StackError(f"{paths[0]} has no photos in it ({', '.join(sorted(SUFFIXES))})")
     return photos

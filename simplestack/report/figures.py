@@ -64,13 +64,11 @@ def worst_photos(
     """
     of_target = probabilities[torch.arange(len(val)), val.labels]
     worst = [i for i in of_target.argsort()[:MAX_WORST].tolist() if of_target[i] < CONFIDENT]
-    if not worst:
-        return []
-    photos = torch.stack([val[i] for i in worst])
-    with torch.inference_mode():
-        maps = model.explain(photos)[1]
     figures = []
-    for i, photo, cams in zip(worst, photos, maps, strict=True):
+    for i in worst:
+        photo = val[i]
+        with torch.inference_mode():
+            cams = model.explain(photo[None])[1][0]
         label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
         verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
         caption = (

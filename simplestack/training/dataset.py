@@ -65,11 +65,6 @@ class Photos(Dataset[Tensor]):
         return len(self) / (len(counts) * counts)
 
     @property
-    def paths(self) -> list[Path]:
-        """The files of the photos."""
-        return [self.data_dir / name for name in self.names]
-
-    @property
     def nbytes(self) -> int:
         """The size of all decoded photos, in bytes."""
         return len(self) * 3 * self.side**2
@@ -95,9 +90,7 @@ class Photos(Dataset[Tensor]):
             if self.whole:
                 upright = images.decode(image, 2 * images.RESIZE)
                 aspect = upright.width / upright.height
-                array = np.array(
-                    upright.resize((TRAINING_SIDE, TRAINING_SIDE), Image.Resampling.BILINEAR)
-                )
+                array = np.array(upright.resize((self.side,) * 2, Image.Resampling.BILINEAR))
             else:
                 array, aspect = np.array(images.to_array(image)), 1.0
         except (StackError, OSError) as error:
@@ -113,10 +106,8 @@ class Photos(Dataset[Tensor]):
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
         names: list[str] = []
         aspects: list[float] = []
-        split = "training" if self.whole else "validation"
-        bar = tqdm(
-            self.names, desc=f"reading {split} photos", unit="photo", leave=False, disable=None
-        )
+        task = f"reading {'training' if self.whole else 'validation'} photos"
+        bar = tqdm(self.names, task, unit="photo", leave=False, disable=None)
         for name, photo in zip(bar, map_in_threads(self._try, self.names), strict=True):
             if isinstance(photo, StackError):
                 self.broken.append(str(photo))
@@ -206,8 +197,8 @@ def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     lines = []
     if skipped:
         lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, MAX_SKIPPED_NAMED)}")
-    pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
-    if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
+    pairs, in_train = zip(val.names, val.sha256, strict=True), set(train.sha256)
+    if duplicates := [str(val.data_dir / name) for name, sha in pairs if sha in in_train]:
         lines.append(
             f"{_count(duplicates, 'validation photo')} duplicated among the training photos, which"
             f" flatters the accuracy: {_some(duplicates)}"

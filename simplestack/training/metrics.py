@@ -59,8 +59,7 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
     Networks"). 0 means that of all predictions with a confidence of 0.8, 80 % are correct.
     """
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(float((correct - confidence)[bins == b].sum())) for b in range(BINS)]
-    return sum(gaps) / len(correct)
+    return float(np.abs(np.bincount(bins, correct - confidence)).sum() / len(correct))
 
 
 def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> Metrics:

@@ -69,13 +69,9 @@ def build_parser() -> ArgumentParser:
         epilog="Next: python saveToBento.py",
         argument_default=argparse.SUPPRESS,
     )
-    lp_ft, tutorial = RECIPES["lp-ft"], RECIPES["tutorial"]
-    default = "(default: {}; tutorial: {})"
-    epochs = default.format(lp_ft.epochs, tutorial.epochs)
-    batch_size = default.format(lp_ft.batch_size, tutorial.batch_size)
-    lr = f"lp-ft scales the head's by {lp_ft.head_lr_scale:g} " + default.format(
-        lp_ft.lr, tutorial.lr
-    )
+    lp_ft, tutorial = vars(RECIPES["lp-ft"]), vars(RECIPES["tutorial"])
+    default = {k: f"(default: {v}; tutorial: {tutorial[k]})" for k, v in lp_ft.items()}
+    lr = f"lp-ft scales the head's by {lp_ft['head_lr_scale']:g} {default['lr']}"
     recipes = (
         "lp-ft: linear probe, then fine-tuning; tutorial: as in PyTorch's tutorial"
         " (default: lp-ft, or tutorial with --from-scratch)"
@@ -84,9 +80,10 @@ def build_parser() -> ArgumentParser:
     add("-c", "--checkpoint", type=Path, help="resume the run that wrote this checkpoint")
     add("--data-dir", type=Path, help="the photos (default: data)")
     add("--recipe", choices=tuple(RECIPES), help=recipes)
-    add("--epochs", type=int, help=f"epochs of fine-tuning {epochs}")
+    add("--epochs", type=int, help=f"epochs of fine-tuning {default['epochs']}")
     add("--freeze", dest="epochs", action="store_const", const=0, help="only the head: --epochs 0")
-    add("--batch-size", type=int, help=f"photos per step, over all processes {batch_size}")
+    batch_size = f"photos per step, over all processes {default['batch_size']}"
+    add("--batch-size", type=int, help=batch_size)
     add("--lr", type=float, help=f"learning rate of SGD; {lr}")
     class_weights = "weigh each class alike, however few photos it has"
     add("--class-weights", action="store_true", help=class_weights)

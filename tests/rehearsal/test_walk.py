@@ -72,7 +72,9 @@ def test_served_answers_agree_with_pytorch(walked):
     ((logits, _),) = onnx_export.outputs_of([network.eval()], val)
     expected = logits.argmax(1)
     with local_server.serve(re.search(r"saved path: (.+)", output)[1]) as url:
-        answers = [post(url, path.read_bytes()).json()["label"] for path in val.paths]
+        answers = [
+            post(url, (val.data_dir / name).read_bytes()).json()["label"] for name in val.names
+        ]
     served, targets = np.array([state.classes.index(x) for x in answers]), val.labels.numpy()
     # As packing promises: int8 makes at most one answer wrong, and may make others right.
     assert ((served != expected) & (served != targets)).sum() <= 1

@@ -107,4 +107,4 @@ def test_a_validation_photo_has_the_pixels_that_serving_sees(tmp_path):
     names = folders.split_photos(folders.scan(tmp_path / "drawn"), 0)["val"]
     photos = Photos(tmp_path / "drawn", names, ["ants", "bees"], whole=False)
     assert photos.labels[2] == 1
-    assert np.array_equal(photos[2], images.read(photos.paths[2].read_bytes()))
+    assert np.array_equal(photos[2], images.read((photos.data_dir / photos.names[2]).read_bytes()))
