@@ -47,7 +47,7 @@ from simplestack.training.recipes import MOMENTUM, RECIPES
 
 def main(args: argparse.Namespace) -> None:
     """Train, or evaluate a checkpoint; print the result and the next command."""
-    resumed = checkpoint.resume(args)  # compares the photos, too, and completes `args`
+    resumed = checkpoint.resume(args)  # of -c, or with --update of --output; None: start (over)
     options = merge(args, resumed.arguments if resumed else {})  # exits if they are invalid
     path = options.output
     if resumed and options.evaluate:
@@ -81,7 +81,7 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
     train_photos, val_photos = dataset.load_photos(options, state, world)  # drops unusable ones
 
     # Model, criterion, optimizer, scheduler: the learning rate follows from the step
-    torch.manual_seed(options.seed % 2**64)  # a seed may have any size, but PyTorch takes 64 bits
+    torch.manual_seed(options.seed % 2**64)  # for new weights; crops have their own generator
     create = Classifier if state.has_begun or options.from_scratch else pretrained
     model = create(len(state.classes)).freeze(recipe.frozen_stages)
     model.to(memory_format=torch.channels_last).to(world.device)
@@ -95,7 +95,7 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
     last_step = state.epoch * steps - 1  # -1: none yet
     scheduler = LambdaLR(optimizer, lambda n: recipe.lr_scale(n / steps, options.epochs), last_step)
     ddp_model = DistributedDataParallel(model) if world.world_size > 1 else model
-    val_frozen = cache_frozen_outputs(model, val_photos, world)  # None if it doesn't fit
+    val_frozen = cache_frozen_outputs(model, val_photos, world)  # None if photos aren't in memory
 
     # Epoch 0 fits only the head; the others train all stages that aren't frozen
     for epoch in range(state.next_epoch, options.epochs + 1):
@@ -155,7 +155,7 @@ def train_one_epoch(
     count = 0
     for batch in batches:
         with world.autocast():
-            logits = model(batch.photos)
+            logits = model(batch.photos)  # it normalises them
         loss = batch.is_counted * criterion(logits.float(), batch.targets)
         # DDP averages gradients over the processes: with this scale, they are the batch's mean.
         optimizer.zero_grad()
@@ -166,7 +166,7 @@ def train_one_epoch(
         correct = batch.is_counted * (logits.argmax(1) == batch.targets).sum()
         sums += torch.stack([loss.detach(), correct])
         count += batch.global_size
-    world.broadcast_batch_norm(model)  # DDP did so before the last step only
+    world.broadcast_batch_norm(model)  # DDP does so before each step, not after the last
     loss_sum, correct_sum = world.sum(sums).tolist()  # one transfer from the device
     return loss_sum / count, correct_sum / count
 

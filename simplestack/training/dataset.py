@@ -168,7 +168,7 @@ def load_photos(options: Options, state: Checkpoint, world: World) -> tuple[Phot
 class Batch(NamedTuple):
     """A process's share of a batch."""
 
-    photos: Tensor  # n×S×S×3 float32, cropped
+    photos: Tensor  # n×S×S×3 float32, cropped; 0 to 255, as the model normalises them
     targets: Tensor  # n class indices
     is_counted: bool  # False for a photo that only keeps the process in step
     global_size: int  # photos of all processes together

@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """Return the logits, N×C float32, of N×224×224×3 uint8 photos."""
+        """Return the logits, N×C float32, of N×S×S×3 photos, 0 to 255: uint8, or float32 crops."""
         return cast(Tensor, self.resnet.fc(self.features(self.frozen(photos))))
 
     def frozen(self, photos: Tensor) -> Tensor:
