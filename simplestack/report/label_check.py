@@ -46,6 +46,12 @@ def find(state: Checkpoint, data_dir: Path) -> Suspects:
     def figure(caption: str, *indices: int) -> Figure:
         return Figure(caption, [jpeg(np.asarray(photos[i])) for i in indices])
 
+    def pair(similarity: float, i: int, j: int) -> Figure:
+        one, other = (classes[photos.labels[k]] for k in (i, j))
+        labels = f": {one} or {other}?" if one != other else ""
+        caption = f"{photos.names[i]} and {photos.names[j]}: similarity {similarity:.2f}{labels}"
+        return figure(caption, i, j)
+
     wrong = wrong_labels(neighbours, photos.labels, probabilities)
     nearest = neighbours[:, 0].tolist()
     return Suspects(
@@ -63,10 +69,7 @@ def find(state: Checkpoint, data_dir: Path) -> Suspects:
             for i in wrong[:MAX_LABELS]
         ],
         near=total,
-        near_duplicates=[
-            figure(f"{photos.names[i]} and {photos.names[j]}: similarity {similarity:.2f}", i, j)
-            for similarity, i, j in pairs
-        ],
+        near_duplicates=[pair(*values) for values in pairs],
     )
 
 

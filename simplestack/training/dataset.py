@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -197,8 +198,19 @@ def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     lines = []
     if skipped:
         lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, MAX_SKIPPED_NAMED)}")
-    pairs, in_train = zip(val.names, val.sha256, strict=True), set(train.sha256)
-    if duplicates := [str(val.data_dir / name) for name, sha in pairs if sha in in_train]:
+    copies: dict[str, dict[str, str]] = defaultdict(dict)  # the first photo of each class
+    for name, sha256 in zip(train.names + val.names, train.sha256 + val.sha256, strict=True):
+        copies[sha256].setdefault(class_of(name, train.classes), name)
+    if ambiguous := [" and ".join(names.values()) for names in copies.values() if len(names) > 1]:
+        lines.append(
+            f"{_count(ambiguous, 'photo')} in two classes: {_some(ambiguous)}: keep one of each"
+        )
+    pairs, in_train = zip(val.names, val.sha256, strict=True), set(train.names)
+    if duplicates := [
+        str(val.data_dir / name)
+        for name, sha256 in pairs
+        if copies[sha256][class_of(name, val.classes)] in in_train
+    ]:
         lines.append(
             f"{_count(duplicates, 'validation photo')} duplicated among the training photos, which"
             f" flatters the accuracy: {_some(duplicates)}"

@@ -17,7 +17,7 @@ from simplestack.training import sample
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-VAL_SHARE = 0.2  # of the photos, approximately, if there is no val/
+VAL_SHARE = 0.2  # of the photos of each class, if there is no val/
 MAX_IN_WARNING = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
@@ -131,8 +131,8 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
 def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], list[str]]:
     """Split a class into training and validation photos. Raises StackError if it has only one.
 
-    Photos with a hash below VAL_SHARE are for validation: at least one, and not all. So added
-    photos don't move others from training to validation.
+    A fifth, rounded, is for validation, but at least one photo: those with the smallest hashes. So
+    a photo that is added or removed moves at most one other. Copies of a photo stay together.
     """
     if len(names) == 1:
         raise StackError(
@@ -140,8 +140,9 @@ def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], lis
             " one for validation"
         )
     ordered = sorted(names, key=lambda name: hashes[name])
-    below = sum(hashes[name] < VAL_SHARE for name in names)
-    count = min(max(1, below), len(names) - 1)
+    count = max(1, round(VAL_SHARE * len(names)))
+    while count < len(names) - 1 and hashes[ordered[count]] == hashes[ordered[count - 1]]:
+        count += 1
     return sorted(ordered[count:]), sorted(ordered[:count])
 
 

@@ -1,5 +1,6 @@
 """Photos that may have the wrong label, and near-duplicates."""
 
+import re
 import shutil
 
 import pytest
@@ -58,6 +59,19 @@ def test_near_duplicates_are_found_once_the_most_similar_first(monkeypatch, chun
 def test_of_many_near_duplicates_a_few_are_shown_and_all_are_counted():
     _, pairs, total = label_check.compare(torch.ones(40, 512))
     assert (len(pairs), total) == (label_check.MAX_PAIRS, 40 * 39 // 2)
+
+
+def test_the_caption_of_near_duplicates_in_two_classes_asks_for_the_label(tmp_path):
+    write_pictures(tmp_path, 4, CLASSES)
+    names = folders.split_photos(folders.scan(tmp_path), seed=0)
+    ordered = names["train"] + names["val"]
+    features = torch.eye(512)[:8]
+    ants, bees = (ordered.index(f"{name}/0.png") for name in CLASSES)
+    features[bees] = features[ants]
+    (figure,) = label_check.find(
+        Checkpoint(CLASSES, names, {}, "", {}, features=features), tmp_path
+    ).near_duplicates
+    assert re.search(r": similarity 1\.00: (ants or bees|bees or ants)\?$", figure.caption)
 
 
 def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):

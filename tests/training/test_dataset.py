@@ -70,11 +70,23 @@ def test_copies_and_imbalanced_classes_are_reported(photos, ants):
     shutil.copy(ants / "0.png", photos / "val" / "ants" / "copy.png")
     write_pictures(photos / "train", 30, ("bees",))
     train, _, warnings, _ = opened(photos)
+    assert "1 validation photo duplicated among the training photos, which flatters" in warnings
     assert "copy.png" in warnings
     assert "imbalanced classes (5 ants, 30 bees)" in warnings
     weights = train.class_weights()  # let each class count alike
     assert weights.tolist() == pytest.approx([35 / 10, 35 / 60])
     assert weights[train.labels].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_photo_with_two_labels_is_called_that_on_whatever_side_its_copies_are(
+    photos, ants, split
+):
+    for i in range(2):
+        shutil.copy(ants / f"{i}.png", photos / split / "bees" / f"copy{i}.png")
+    _, _, warnings, _ = opened(photos)
+    pairs = (f"train/ants/{i}.png and {split}/bees/copy{i}.png" for i in range(2))
+    assert warnings == f"2 photos in two classes: {'; '.join(pairs)}: keep one of each"
 
 
 def test_a_class_without_a_usable_photo_is_one_clear_line(photos):
