@@ -96,6 +96,8 @@ class PhotoClassifier:
         result = answer(self.metadata, outputs, int(request.query_params.get("top_k", 0)))
         if request.query_params.get("explain") == "1":
             result["map"] = rounded(maps[0, logits[0].argmax()])
+        if request.query_params.get("picture") == "1":
+            result["picture"] = images.data_url(np.asarray(image))
         request.state.record |= {key: result[key] for key in ("label", "similarity", "unlike")}
         return result
 

@@ -1,7 +1,5 @@
 """The figures of a report: learning curves, and the photos that the model got most wrong."""
 
-import base64
-import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from simplestack.serving import images
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
@@ -75,8 +74,8 @@ def worst_photos(
             f"{val.names[i]}: {classes[label]}, {verdict},"
             f" with a probability of {probabilities[i, predicted]:.2f}"
         )
-        images = [jpeg(np.asarray(photo)), jpeg(heat(photo, cams[predicted]))]
-        figures.append(Figure(caption, images))
+        pair = (np.asarray(photo), heat(photo, cams[predicted]))
+        figures.append(Figure(caption, [images.data_url(pixels) for pixels in pair]))
     return figures
 
 
@@ -88,10 +87,3 @@ def heat(photo: Tensor, cam: Tensor) -> Any:
     opacity = OPACITY * np.asarray(mask).clip(0, 1)[..., None]
     grey = np.asarray(photo).mean(axis=2, keepdims=True)
     return (grey * (1 - opacity) + np.array(HEAT) * opacity).astype(np.uint8)
-
-
-def jpeg(pixels: Any) -> str:
-    """Return H×W×3 uint8 pixels as the data URL of a JPEG."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

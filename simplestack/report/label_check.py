@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from simplestack.report.figures import Figure, jpeg
+from simplestack.report.figures import Figure
+from simplestack.serving import images
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import fit_head
@@ -44,7 +45,7 @@ def find(state: Checkpoint, data_dir: Path) -> Suspects:
     probabilities = cross_validate(state.features[some], photos.labels, len(classes))
 
     def figure(caption: str, *indices: int) -> Figure:
-        return Figure(caption, [jpeg(np.asarray(photos[i])) for i in indices])
+        return Figure(caption, [images.data_url(np.asarray(photos[i])) for i in indices])
 
     def pair(similarity: float, i: int, j: int) -> Figure:
         one, other = (classes[photos.labels[k]] for k in (i, j))

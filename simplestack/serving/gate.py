@@ -82,8 +82,9 @@ class Gate:
         correct = hmac.compare_digest(token.encode("latin-1"), self.settings.api_token.encode())
         if self.settings.api_token and not (correct and scheme.lower() == "bearer"):
             return HTTPException(401, UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
-        if request.query_params.get("explain", "0") not in {"0", "1"}:
-            return HTTPException(400, "explain is neither 0 nor 1.")
+        for name in ("explain", "picture"):
+            if request.query_params.get(name, "0") not in {"0", "1"}:
+                return HTTPException(400, f"{name} is neither 0 nor 1.")
         if not TOP_K.fullmatch(request.query_params.get("top_k", "1")):
             return HTTPException(400, NO_TOP_K)
         return None

@@ -108,7 +108,9 @@ def test_make_run_does_everything_on_drawn_pictures_if_nothing_can_be_reached(tm
     (copy / ".venv").symlink_to(Path(sys.executable).parent.parent)
     output = make_run(copy)
     assert "DEMONSTRATION ONLY" in output
-    assert re.search(r'val/bees/\d+\.jpg → {"label": ?"(ants|bees)"', output), output
+    assert re.search(r'val/bees/\d+\.jpg \(correct: bees\) → {"label": ?"(ants|bees)"', output), (
+        output
+    )
     assert re.search(r"^validation accuracy: [01]\.\d{4} before packing", output, re.MULTILINE)
     assert "report: saved_models/sample/report.html" in output
     assert "Next:" not in output

@@ -56,7 +56,7 @@ def test_a_training_can_be_packed_at_its_end_and_save_to_bento_shows_it_again(st
     first, _, shown = again.stdout.partition("\n")
     assert first == f"saved_models/{checkpoint.name} is packed already."
     assert trained.endswith(f"\n{shown}")  # of which test_save_to_bento.py checks each line
-    check_answer(json.loads(re.search(r"\.jpg → (.*)\n", shown)[1]))
+    check_answer(json.loads(re.search(r"\.jpg \(correct: bees\) → (.*)\n", shown)[1]))
     saved_path = Path(re.search("\nsaved path: (.*)\n", shown)[1])
     assert saved_path.is_relative_to(folder / "home" / "bentos")
     assert (saved_path / "Dockerfile").exists()
