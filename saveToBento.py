@@ -33,6 +33,7 @@ from simplestack.serving.settings import Settings
 from simplestack.training import checkpoint, folders, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.metrics import format_interval
+from simplestack.training.options import command
 
 TUTORIALS_PHOTO = "val/ants/10308379_1b6c72e180.jpg"  # the tutorial's photos are public anyway
 
@@ -96,9 +97,9 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
     Raises StackError if a split has none left.
     """
     if changed := folders.changes(folders.scan(data_dir), state.classes, state.sizes):
-        again = shlex.join(["--data-dir", str(data_dir), "--output", str(path)])
+        again = command({**state.arguments, "data_dir": str(data_dir)}, path)
         note = printable(f"note: {data_dir} has changed since {path} was trained ({changed})")
-        print(f"{note}. To train on them:\n  python train.py --update {again}", file=sys.stderr)
+        print(f"{note}. To train on them:\n  {again}", file=sys.stderr)
     for split, names in state.photos.items():
         state.photos[split] = [name for name in names if (data_dir / name).is_file()]
         if not state.photos[split]:

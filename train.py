@@ -85,7 +85,7 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
     create = Classifier if state.has_begun or options.from_scratch else pretrained
     model = create(len(state.classes)).freeze(recipe.frozen_stages)
     model.to(memory_format=torch.channels_last).to(world.device)
-    console.print_start(state, train_photos, val_photos, world)  # once ImageNet's weights are there
+    console.print_start(options.output, state, train_photos, val_photos, world)
     report.page(options.output).unlink(missing_ok=True)  # it shows earlier epochs
     class_weights = train_photos.class_weights() if options.class_weights else None  # on the CPU
     criterion = nn.CrossEntropyLoss(class_weights, reduction="sum").to(world.device)

@@ -165,8 +165,8 @@ def resume(args: Namespace) -> Checkpoint | None:
     """Return the checkpoint that the command line resumes; None for a new run.
 
     It is that of --checkpoint or, with --update, of --output; `args.checkpoint` is then its path.
-    With --update, changed photos start a new run; `args` then gets the recorded arguments. Raises
-    StackError if photos have changed and --update is missing.
+    With --update, changed photos or new class weights start a new run, and `args` gets the recorded
+    arguments. Raises StackError if photos have changed and --update is missing.
     """
     update = "update" in args and args.output.exists()
     if not update and "checkpoint" not in args:
@@ -188,8 +188,11 @@ def resume(args: Namespace) -> Checkpoint | None:
             f"{data_dir} has changed since {path} was trained ({changed}): to train again on the"
             f" photos that are there now, {command({**state.arguments, 'data_dir': str(data_dir)})}"
         )
-    if changed:
-        print(f"{printable(f'{data_dir} has changed: {changed}')}. Training again.")
+    reason = f"{data_dir} has changed: {changed}" if changed else ""
+    if update and "class_weights" in args and not state.arguments["class_weights"]:
+        reason = reason or f"{path} was trained without --class-weights"
+    if reason:
+        print(f"{printable(reason)}. Training again.")
         vars(args).update({**state.arguments, **vars(args)})
         return None
     args.checkpoint = path

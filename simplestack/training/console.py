@@ -1,6 +1,7 @@
 """The lines that train.py prints, and its question."""
 
 import sys
+from pathlib import Path
 
 from simplestack.serving.errors import printable
 from simplestack.training import dataset
@@ -9,13 +10,19 @@ from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
 from simplestack.training.metrics import format_accuracy
 from simplestack.training.model import foreign_weights
+from simplestack.training.options import command
 
 
-def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
-    """Print warnings, the number of photos and the device, once for all processes."""
+def print_start(path: Path, state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
+    """Print warnings, the number of photos and the device, once for all processes.
+
+    `path` is where the checkpoint will be.
+    """
     if world.rank:
         return
-    warnings = dataset.warnings(photos, val, state.skipped)
+    weighted = state.arguments["class_weights"]
+    weigh = "" if weighted else command({**state.arguments, "class_weights": True}, path)
+    warnings = dataset.warnings(photos, val, state.skipped, weigh)
     if not state.has_begun and not state.arguments["from_scratch"]:
         warnings += filter(None, [foreign_weights()])
     for warning in warnings:

@@ -193,8 +193,11 @@ def training_batches(photos: Photos, epoch: int, options: Options, world: World)
         yield Batch(cropped, targets[indices], len(share) > 0, len(batch))
 
 
-def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
-    """Return warnings about the photos; `skipped` has a line for each file that isn't used."""
+def warnings(train: Photos, val: Photos, skipped: list[str], weigh: str) -> list[str]:
+    """Return warnings about the photos; `skipped` has a line for each file that isn't used.
+
+    `weigh` is the command that trains again with class weights, or empty if they are in use.
+    """
     lines = []
     if skipped:
         lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, MAX_SKIPPED_NAMED)}")
@@ -218,9 +221,8 @@ def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     counts = train.labels.bincount().tolist()
     if max(counts) >= IMBALANCED * min(counts):
         sizes = ", ".join(f"{n} {name}" for n, name in zip(counts, train.classes, strict=True))
-        lines.append(
-            f"imbalanced classes ({sizes}): look at the recall of each, and try --class-weights"
-        )
+        remedy = f", and weigh all classes alike: {weigh}" if weigh else ""
+        lines.append(f"imbalanced classes ({sizes}): look at the recall of each{remedy}")
     return lines
 
 

@@ -47,11 +47,15 @@ class Options:
         return _command(["-c", str(self.output)], values, vars(Options))
 
 
-def command(recorded: dict[str, Any]) -> str:
-    """Return the command that repeats a run, from the options that its checkpoint recorded."""
+def command(recorded: dict[str, Any], output: Path | None = None) -> str:
+    """Return the command that repeats a run, from the options that its checkpoint recorded.
+
+    With `output`, the command replaces that checkpoint.
+    """
     recipe = "tutorial" if recorded["from_scratch"] else "lp-ft"
     defaults = {**vars(RECIPES[recorded["recipe"]]), **vars(Options), "recipe": recipe}
-    return _command([], recorded, defaults)
+    words = [] if output is None else ["--update", "--output", str(output)]
+    return _command(words, recorded, defaults)
 
 
 def _command(words: list[str], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
@@ -94,7 +98,9 @@ def build_parser() -> ArgumentParser:
     from_scratch = "start from random weights: needs no download, is much less accurate"
     add("--from-scratch", action="store_true", help=from_scratch)
     add("--output", type=Path, help="the checkpoint (default: saved_models/DATE-TIME.ckpt)")
-    update = "resume --output if it exists; start over if the photos have changed"
+    update = (
+        "resume --output if it exists; start over if the photos have changed, or to weigh classes"
+    )
     add("--update", action="store_true", help=update)
     add("--evaluate", action="store_true", help="only measure --checkpoint, on any --data-dir")
     save_to_bento = "pack the result for serving (default: ask on a terminal, else no)"

@@ -148,7 +148,8 @@ def test_packing_says_if_photos_have_changed_since(trained, pictures, tmp_path, 
     saveToBento.select_photos(state, trained, data)
     assert capsys.readouterr().err == (
         f"note: {data} has changed since {trained} was trained (1 gone). To train on them:\n"
-        f"  python train.py --update --data-dir {data} --output {trained}\n"
+        f"  python train.py --update --output {trained} --epochs 2 --data-dir {data}"
+        " --from-scratch\n"
     )
     assert len(state.photos["val"]) == 5
     for path in data.glob("train/*/*.jpg"):

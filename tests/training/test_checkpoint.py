@@ -277,6 +277,21 @@ def test_an_update_retrains_with_the_recorded_options_if_photos_have_changed(run
     assert merge(arguments, {}).recorded() == {**state.arguments, "lr": 0.002}
 
 
+def test_an_update_retrains_if_it_is_to_weigh_classes_for_the_first_time(run, state, capsys):
+    path, _ = run
+    state.arguments["class_weights"] = False
+    checkpoint.save(path, state)
+    words = ("--output", path, "--update", "--class-weights")
+    arguments = given(*words)
+    assert checkpoint.resume(arguments) is None
+    assert (
+        capsys.readouterr().out == f"{path} was trained without --class-weights. Training again.\n"
+    )
+    state.arguments = merge(arguments, {}).recorded()
+    checkpoint.save(path, state)
+    assert checkpoint.resume(given(*words)).epoch == checkpoint.resume(given(*words[:3])).epoch == 1
+
+
 def test_an_update_retrains_over_a_checkpoint_of_another_version(run, state, capsys):
     path, photos = run
     checkpoint.save(path, replace(state, format=4))

@@ -33,7 +33,12 @@ def opened(folder, cache=1):
     state = checkpoint.begin(options)
     train, val = dataset.load_photos(options, state, World(CPU))
     assert state.photos == {"train": train.names, "val": val.names}
-    return train, val, "\n".join(dataset.warnings(train, val, state.skipped)), state.skipped
+    return (
+        train,
+        val,
+        "\n".join(dataset.warnings(train, val, state.skipped, "COMMAND")),
+        state.skipped,
+    )
 
 
 def test_unusable_photos_are_skipped_with_a_reason_in_plain_words(photos, ants):
@@ -72,7 +77,10 @@ def test_copies_and_imbalanced_classes_are_reported(photos, ants):
     train, _, warnings, _ = opened(photos)
     assert "1 validation photo duplicated among the training photos, which flatters" in warnings
     assert "copy.png" in warnings
-    assert "imbalanced classes (5 ants, 30 bees)" in warnings
+    advice = "look at the recall of each, and weigh all classes alike: COMMAND"
+    assert f"imbalanced classes (5 ants, 30 bees): {advice}" in warnings
+    *_, line = dataset.warnings(train, train, [], "")
+    assert line.endswith("look at the recall of each")
     weights = train.class_weights()  # let each class count alike
     assert weights.tolist() == pytest.approx([35 / 10, 35 / 60])
     assert weights[train.labels].mean() == pytest.approx(1)
