@@ -24,6 +24,7 @@ fail() {
 unavailable() { fail "$1" 69; } # EX_UNAVAILABLE: run.sh goes on without the photos
 reject() { rm -f "$part" && fail "$url $1"; }
 need() { command -v "$1" >/dev/null || unavailable "$1 is needed: install it (apt install $1, brew install $1)"; }
+quote() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 files_in() { find -L "$@" -type f ! -name '.*' 2>/dev/null; }
 is_sample() { [ -f "$dir/SAMPLE.txt" ]; } # drawn pictures can be drawn again, so they may be replaced
 
@@ -33,7 +34,7 @@ check_free() {
 
 get_photos() {
     if [ "$(files_in "$dir"/*/)" ] && ! is_sample; then
-        echo "The photos are in $dir/ already: nothing changed."
+        echo "The photos are in $dir/ already."
         return
     fi
     check_free
@@ -89,7 +90,9 @@ put() { # into $dir
     ! is_sample || mv "$dir" "$work.old"
     mv "$1" "$dir"
     for class in "$dir"/train/* "$dir"/val/*; do
-        echo "${class#"$dir"/}: $(($(files_in "$class" | wc -l))) photos"
+        count=$(($(files_in "$class" | wc -l))) photos=photos
+        [ $count -ne 1 ] || photos=photo
+        echo "${class#"$dir"/}: $count $photos"
     done
 }
 
@@ -105,6 +108,6 @@ case ${1-} in
 *) fail "unknown argument $1: see sh get_data.sh --help" ;;
 esac
 options=
-[ "$dir" = data ] && ! is_sample || options=" --data-dir '$dir'"
+[ "$dir" = data ] && ! is_sample || options=" --data-dir $(quote "$dir")"
 ! is_sample || options="$options --from-scratch"
 [ -n "${NO_NEXT+set}" ] || printf '\nNext: python train.py%s\n' "$options"

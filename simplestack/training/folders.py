@@ -98,12 +98,13 @@ def split_photos(folder: Folder, seed: int) -> Names:
 
     Without folders for training and validation, `hold_out` chooses the validation photos.
     """
+    everywhere = ", also for the other split" if len(folder.roots) > 1 else ""
     for root, classes in zip(folder.roots, folder.photos, strict=True):
         for name, photos in classes.items():
             if not photos:
                 raise StackError(
                     f"{root / name} has no photos in it: put some there"
-                    f" ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
+                    f" ({', '.join(sorted(SUFFIXES))}), or remove that folder{everywhere}"
                 )
     parts = [list(classes.values()) for classes in folder.photos]
     if len(parts) == 1:

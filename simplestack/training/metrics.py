@@ -100,6 +100,7 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
 def format_metrics(metrics: Metrics, photos: str = "validation photos") -> str:
     """Return the metrics as a few lines of text; `photos` names the photos."""
     count, accuracy = metrics["photos"], metrics["accuracy"]
+    photos = photos if count > 1 else photos.replace("photos", "photo", 1)
     lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
     if "top-5" in metrics:
         lines.append(f"top-5 accuracy {format_accuracy(metrics['top-5'], count)}")

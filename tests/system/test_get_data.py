@@ -210,7 +210,7 @@ def test_another_folder_can_be_named_and_photos_in_it_stay_as_they_are(archive, 
     assert get(tmp_path, **named).stdout == SHOWN.partition("\nNext")[0] + then
     shutil.rmtree(tmp_path / "other/my photos/val")  # own photos may be without
     before = contents(tmp_path)
-    already = "The photos are in other/my photos/ already: nothing changed.\n"
+    already = "The photos are in other/my photos/ already.\n"
     assert get(tmp_path, **named).stdout == already + then
     assert get(tmp_path, **named, NO_NEXT="yes").stdout == already
     assert contents(tmp_path) == before
