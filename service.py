@@ -39,7 +39,7 @@ THREADS = min(4, 2 * cores())
 @bentoml.service(
     name="photo_classifier",  # the Bento is named after its classes
     threads=THREADS,
-    http={"port": settings.Settings.port},
+    http={"port": SETTINGS.port},  # of `bentoml serve` without --port
     traffic={"timeout": SETTINGS.timeout + 1},  # so that the gate answers first
     image=bentoml.images.Image(
         base_image=f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",

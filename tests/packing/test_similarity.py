@@ -78,11 +78,11 @@ def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities()
 @pytest.mark.parametrize(
     ("bank", "reason"),
     [
-        (around(0, count=1), "fewer than 20 photos"),
-        (around(0, count=19), "fewer than 20 photos"),
-        (around(0, count=1).repeat(30, 0), "look alike"),  # all the same
-        (around(0, count=30, spread=0.01), "look alike"),
-        (np.zeros((20, 512), np.float32), ""),  # sees nothing: nothing is unlike
+        (around(0, count=1), "fewer than 40 photos"),
+        (around(0, count=39), "fewer than 40 photos"),
+        (around(0, count=1).repeat(40, 0), "look alike"),  # all the same
+        (around(0, count=40, spread=0.01), "look alike"),
+        (np.zeros((40, 512), np.float32), ""),  # sees nothing: nothing is unlike
     ],
 )
 def test_no_threshold_without_sense(bank, reason):

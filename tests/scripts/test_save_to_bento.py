@@ -49,7 +49,7 @@ trying it …
 
 validation accuracy: {before} before packing, {after} packed (int8; {right} of 6 photos{interval}\
 ); the same answer to {same} of 6 photos
-no photo is called unlike the training photos, as it was trained on fewer than 20 photos
+no photo is called unlike the training photos, as it was trained on fewer than 40 photos
 {photo} (correct: bees) → {ANSWER}
 ONNX file: saved_models/short.onnx
 tag: ant_or_bee_classifier:{bento.name}

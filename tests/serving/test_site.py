@@ -63,7 +63,7 @@ def test_a_page_may_only_run_and_load_its_own_files(client, path):
 
 def test_without_a_threshold_model_json_has_the_reason(client):
     unlike = client.get("/model.json").json()["unlike"]
-    assert unlike == {"threshold": None, "reason": "it was trained on fewer than 20 photos"}
+    assert unlike == {"threshold": None, "reason": "it was trained on fewer than 40 photos"}
 
 
 @pytest.mark.usefixtures("noise")

@@ -55,7 +55,7 @@ def test_the_page_names_classes_accuracy_and_kinds_of_files(page):
     expect(page.get_by_role("note")).to_contain_text("knows nothing of real photos")
     about = page.locator("#model")
     expect(about).to_contain_text(re.compile(r"It is correct on \d of 6 validation photos \("))
-    reason = "it was trained on fewer than 20 photos"
+    reason = "it was trained on fewer than 40 photos"
     expect(about).to_contain_text(f"can't mark photos unlike its training photos, as {reason}")
     accepted = page.locator("#file").get_attribute("accept")
     assert accepted.split(",") == ["image/*", ".heic", ".heif", ".ppm", ".pgm"]
