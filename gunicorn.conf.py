@@ -6,6 +6,8 @@ import shutil
 import tempfile
 from typing import Any
 
+from gunicorn.workers import gasgi
+
 # Only /tmp is writable there, and BentoML creates folders in its home. Several workers share their
 # metrics in files; a single worker keeps them in memory.
 scratch = tempfile.mkdtemp(prefix="bentoml-")
@@ -40,6 +42,25 @@ logconfig_dict = {
         "gunicorn.access": {"level": "CRITICAL"},  # Telemetry logs the requests
     },
 }
+
+HEAD_TIMEOUT = 10  # seconds for the whole head of a connection's first request
+
+
+class Protocol(gasgi.ASGIProtocol):  # type: ignore[misc]
+    """Close a connection whose first head is late. It belongs in gunicorn's ASGIProtocol.
+
+    gunicorn 27.0 starts its timer for idle connections only after an answer, and stops it when a
+    head is complete.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        """Start that timer at once."""
+        super().connection_made(transport)
+        loop = self.worker.loop
+        self._keepalive_handle = loop.call_later(HEAD_TIMEOUT, self._keepalive_timeout)
+
+
+gasgi.ASGIProtocol = Protocol
 
 
 def pre_fork(_: Any, __: Any) -> None:
