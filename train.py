@@ -63,13 +63,14 @@ def main(args: argparse.Namespace) -> None:
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
     is_changed = path != options.checkpoint or state.arguments != options.recorded()
     state.arguments = options.recorded()
-    if resumed and is_changed:  # save it even if no epoch is left to train
-        checkpoint.save(path, state, world.rank)
     try:
-        train(options, state, world)
-        world.stop()
-        if world.rank == 0:
-            finish(options)
+        with checkpoint.lock(path, world.rank):
+            if resumed and is_changed:  # save it even if no epoch is left to train
+                checkpoint.save(path, state, world.rank)
+            train(options, state, world)
+            world.stop()
+            if world.rank == 0:
+                finish(options)
     except KeyboardInterrupt:
         hint = f"To go on after the last finished epoch:\n  {options.resume_command()}"
         raise KeyboardInterrupt(hint if state.history and path.exists() else "") from None
