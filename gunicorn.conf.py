@@ -43,21 +43,18 @@ logconfig_dict = {
     },
 }
 
-HEAD_TIMEOUT = 10  # seconds for the whole head of a connection's first request
-
 
 class Protocol(gasgi.ASGIProtocol):  # type: ignore[misc]
-    """Close a connection whose first head is late. It belongs in gunicorn's ASGIProtocol.
+    """Close a new connection that sends no whole head within 10 s.
 
-    gunicorn 27.0 starts its timer for idle connections only after an answer, and stops it when a
-    head is complete.
+    This belongs in gunicorn: version 27.0 starts its timer for idle connections only after an
+    answer. It stops the timer when a head is complete.
     """
 
     def connection_made(self, transport: Any) -> None:
         """Start that timer at once."""
         super().connection_made(transport)
-        loop = self.worker.loop
-        self._keepalive_handle = loop.call_later(HEAD_TIMEOUT, self._keepalive_timeout)
+        self._keepalive_handle = self.worker.loop.call_later(10, self._keepalive_timeout)
 
 
 gasgi.ASGIProtocol = Protocol

@@ -116,6 +116,6 @@ if SETTINGS.cors_origins:
         allow_headers=["Authorization", "Content-Type"],
     )
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
-service.add_asgi_middleware(site.known_paths_only)
+service.add_asgi_middleware(site.known_paths_only, metrics=SETTINGS.metrics == "on")
 service.add_asgi_middleware(Gate, settings=SETTINGS, cores=cores())
 service.mount_asgi_app(site.site(lambda: load_model().metadata, token=bool(SETTINGS.api_token)))
