@@ -32,8 +32,9 @@ from simplestack.serving.telemetry import Telemetry, timed
 SETTINGS = settings.checked()
 MODEL = bentoml.models.BentoModel("resnet18:latest")
 JSON = ContentType("application/json")  # of the text that the API returns
-# One worker keeps all cores busy, as inference releases the GIL. Each thread takes 10 MB.
-THREADS = min(4, 2 * cores())
+# One worker keeps all cores busy, as inference releases the GIL. Each thread takes 10 MB, so
+# several workers share them.
+THREADS = min(4, max(1, 2 * cores() // SETTINGS.web_concurrency))
 
 
 @bentoml.service(
@@ -118,6 +119,6 @@ if SETTINGS.cors_origins:
         allow_headers=["Authorization", "Content-Type"],
     )
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
-service.add_asgi_middleware(site.known_paths_only)
+service.add_asgi_middleware(site.known_paths_only, metrics=SETTINGS.metrics == "on")
 service.add_asgi_middleware(Gate, settings=SETTINGS, cores=cores())
 service.mount_asgi_app(site.site(lambda: load_model().metadata, token=bool(SETTINGS.api_token)))

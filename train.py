@@ -61,15 +61,15 @@ def main(args: argparse.Namespace) -> None:
         return
     state = resumed or checkpoint.begin(options)  # lists the photos and splits them
     world = World.start(options.device, RECIPES[options.recipe].mixed_precision)
-    if resumed and (path != options.checkpoint or state.arguments != options.recorded()):
-        state.arguments = options.recorded()  # saved even if no epoch is left to train
-        if world.rank == 0:
-            checkpoint.save(path, state)
     try:
-        train(options, state, world)
-        world.stop()
-        if world.rank == 0:
-            finish(options)
+        with checkpoint.lock(path, world.rank):
+            if resumed and (path != options.checkpoint or state.arguments != options.recorded()):
+                state.arguments = options.recorded()  # saved even if no epoch is left to train
+                checkpoint.save(path, state, world.rank)
+            train(options, state, world)
+            world.stop()
+            if world.rank == 0:
+                finish(options)
     except KeyboardInterrupt:
         hint = f"To go on after the last finished epoch:\n  {options.resume_command()}"
         raise KeyboardInterrupt(hint if state.has_begun and path.exists() else "") from None
@@ -122,8 +122,8 @@ def train(options: Options, state: Checkpoint, world: World) -> None:
             model.load_state_dict(state.best)
             splits = [evaluate(model, photos, world)[0] for photos in (train_photos, val_photos)]
             state.features = torch.cat(splits)
+        checkpoint.save(options.output, state, world.rank)
         if world.rank == 0:
-            checkpoint.save(options.output, state)
             print(console.format_epoch(state))
 
 

@@ -1,12 +1,16 @@
 """Checkpoints: tensors and plain values only, never half-written."""
 
+import contextlib
+import fcntl
 import io
 import math
 import pickle
 import platform
+import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,8 +219,41 @@ def check_output(path: Path, *, replace: bool) -> None:
         ) from error
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at `path`. Raises OSError if that fails; the old one then stays."""
+@contextlib.contextmanager
+def lock(path: Path, rank: int = 0) -> Iterator[None]:
+    """Hold the lock file beside a checkpoint, in the process of rank 0 only.
+
+    The system releases it when the process ends, however it does. Raises StackError if another
+    process holds it.
+    """
+    if rank:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(path.name + ".lock")
+    with name.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(
+                f"another train.py is writing {path}: wait for its end, or choose another --output"
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            reason = printable(f"can't lock {path} ({error.strerror})")
+            print(f"warning: {reason}: don't train it twice at once", file=sys.stderr)
+        try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def save(path: Path, checkpoint: Checkpoint, rank: int = 0) -> None:
+    """Replace the checkpoint at `path`, in the process of rank 0 only.
+
+    Raises OSError if that fails; the old one then stays.
+    """
+    if rank:
+        return
     buffer = io.BytesIO()  # torch reports a failed write, and even Ctrl-C, as a RuntimeError
     torch.save(vars(checkpoint), buffer)
     with write_atomically(path) as file:

@@ -106,7 +106,7 @@ def test_requirements_are_pinned_and_without_torch(bento):
     assert re.fullmatch(r"bentoml==[\w.]+", bentoml_again)  # BentoML adds it; ours has hashes
     assert all(re.match(r"[\w.-]+==[\w.]+[; ].*--hash=sha256:", line) for line in lines)
     names = {line.partition("==")[0] for line in lines}
-    assert {"bentoml", "onnxruntime", "pillow", "numpy"} <= names
+    assert {"bentoml", "onnxruntime", "pillow", "numpy", "pip"} <= names
     assert not {name for name in names if name.startswith(("torch", "nvidia-cu", "onnxscript"))}
 
 

@@ -1,5 +1,8 @@
 """train.py: from photos to a checkpoint and its report, again and again, on a small network."""
 
+import errno
+import fcntl
+import os
 import re
 import shutil
 import sys
@@ -125,6 +128,25 @@ def test_a_mistake_is_one_clear_line_and_changes_nothing(run, capsys, arguments,
         run_training(*arguments.split())
     assert said in f"{error.value}{capsys.readouterr().err}"
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_a_run_reads_no_photo_while_another_one_has_its_output(run, monkeypatch):
+    monkeypatch.setattr(dataset, "load_photos", None)
+    refused = pytest.raises(StackError, match=r"another train\.py is writing b\.ckpt: ")
+    with checkpoint.lock(run / "b.ckpt"), refused:
+        train_in_process("b.ckpt", "--data-dir", "photos")
+    assert not [*run.glob("b.*")]
+
+
+@pytest.mark.usefixtures("run")
+def test_without_locks_in_the_file_system_a_warning_is_printed(monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert train_in_process("b.ckpt", "--data-dir", "photos", "--freeze").epoch == 0
+    said = "warning: can't lock b.ckpt (No locks available): don't train it twice at once\n"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("answer", "packed"), [("yes", [["a.ckpt"]]), ("no", []), ("ask", [])])
