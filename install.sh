@@ -13,7 +13,7 @@ file=${1:-requirements.txt}
 install() { "${VENV:-.venv}/bin/python" -m pip install --disable-pip-version-check "$@"; }
 
 fail() {
-    echo "error: can't install the packages of $file: see above. Check the connection, then run this again" >&2
+    echo "error: can't install the packages of $file$1. Check the connection, then run this again" >&2
     exit 1
 }
 
@@ -23,11 +23,12 @@ index=
 index=${TORCH_INDEX-$index}
 
 echo "Installing the packages of $file"
-grep -A 2 '^pip==' requirements-serve.txt | install --quiet -r /dev/stdin || fail
+grep -A 2 '^pip==' requirements-serve.txt | install --quiet -r /dev/stdin 2>/dev/null ||
+    fail ": the package index can't be reached, or has no pip of that version and hash"
 if [ -n "$index" ] && torch=$(grep -E '^(torch|torchvision)==' "$file"); then
     echo "torch and torchvision from $index"
     # shellcheck disable=SC2086 # several words are meant
-    install --index-url "$index" --no-deps --timeout 5 --retries 0 $torch ||
+    install --index-url "$index" --no-deps --timeout 5 --retries 0 $torch 2>/dev/null ||
         echo "note: can't get them from there, so pip's own index is used: much larger, and as good" >&2
 fi
-install -r "$file" || fail
+install -r "$file" || fail ": see above"
