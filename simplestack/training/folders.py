@@ -14,7 +14,8 @@ from simplestack.serving.errors import StackError
 from simplestack.serving.formats import SUFFIXES
 from simplestack.training import sample
 
-IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems
+# Left by operating systems, and the placeholder in the tutorial's archive
+IGNORED = {"__macosx", "thumbs.db", "desktop.ini", "imagenotfound.gif"}
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 VAL_SHARE = 0.2  # of the photos of each class, if there is no val/
