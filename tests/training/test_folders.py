@@ -204,6 +204,7 @@ def test_files_of_operating_systems_are_ignored(folder):
         for name in ("__MACOSX", ".ipynb_checkpoints", "ants/.cache"):
             write(folder / part / name, "0.png")
         write(folder / part / "ants", "._00.jpg", "Thumbs.db", ".DS_Store", "desktop.ini")
+        write(folder / part / "ants", "imageNotFound.gif")  # in the tutorial's archive
     assert folders.scan(folder).unexpected == []
     assert len(split(folder)["train"]) == 6
 
