@@ -1,5 +1,7 @@
 """The image formats that the service and the training read."""
 
+import re
+
 FORMATS = {  # Pillow's names, with the suffixes of training photos
     "JPEG": (".jpg", ".jpeg", ".jfif"),  # MPO opens as JPEG
     "PNG": (".png",),
@@ -13,3 +15,4 @@ FORMATS = {  # Pillow's names, with the suffixes of training photos
 }
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 NAMES = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM"
+RARE = re.compile(rb".{4}ftyp|II|MM", re.DOTALL)  # the first bytes of AVIF and HEIF, and of TIFF
