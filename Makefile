@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-machines test-all fuzz rehearse lint format lock clean
+.PHONY: help run test test-machines test-all fuzz rehearse lint format lock audit clean
 
 help:
 	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' Makefile
@@ -47,14 +47,23 @@ rehearse: $(VENV)/ready ## deploy the packed service to a Heroku on this machine
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
 
+INSTALL_UV = $(BIN)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+PIP_AUDIT = $(BIN)/uvx -q pip-audit@2.10.1 --disable-pip --no-deps
+
 lock: $(VENV)/ready ## pin the packages in pyproject.toml and all their dependencies
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	$(INSTALL_UV)
 	$(COMPILE) pyproject.toml -o requirements.txt
 	grep -vE '^(cuda|nvidia|triton)' requirements.txt >requirements.new # torch pins them itself
 	mv requirements.new requirements.txt
 	$(COMPILE) --group serve --generate-hashes -c requirements.txt -o requirements-serve.txt
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 	$(BIN)/uv run -q --no-project --isolated $$(sed -n 's/^pillow.*/--with &/p' requirements.txt) tests/libraries.py
+
+audit: $(VENV)/ready ## list known vulnerabilities of all pinned packages, and the libraries in wheels
+	$(INSTALL_UV)
+	$(PIP_AUDIT) -r requirements-serve.txt # alone, as only it has hashes
+	$(PIP_AUDIT) -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python tests/libraries.py
 
 clean: ## remove the virtual environment and caches; photos, checkpoints and Bentos stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -4,7 +4,7 @@
 #   sh get_data.sh             download and unpack them
 #   sh get_data.sh --sample    draw a few pictures instead, for machines without the photos
 #
-#   DATA_URL=…   another archive: a web address, a file:// address or a path
+#   DATA_URL=…   another ZIP with a folder for each class: a web address, a file:// address or a path
 #   DATA_DIR=…   another folder than data
 #
 # Run it again to resume a broken download. The folder appears only once it is complete.
@@ -24,6 +24,7 @@ fail() {
 unavailable() { fail "$1" 69; } # EX_UNAVAILABLE: run.sh goes on without the photos
 reject() { rm -f "$part" && fail "$url $1"; }
 need() { command -v "$1" >/dev/null || unavailable "$1 is needed: install it (apt install $1, brew install $1)"; }
+quote() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 files_in() { find -L "$@" -type f ! -name '.*' 2>/dev/null; }
 is_sample() { [ -f "$dir/SAMPLE.txt" ]; } # drawn pictures can be drawn again, so they may be replaced
 
@@ -33,7 +34,7 @@ check_free() {
 
 get_photos() {
     if [ "$(files_in "$dir"/*/)" ] && ! is_sample; then
-        echo "The photos are in $dir/ already: nothing changed."
+        echo "The photos are in $dir/ already."
         return
     fi
     check_free
@@ -60,20 +61,21 @@ download() { # goes on with $part; shows its progress on a terminal
     unavailable "can't download $url: check the address and the connection, then run this again to resume (or use a copy: DATA_URL=FILE sh get_data.sh)"
 }
 
-unpack() { # sets found, the folder with train/ and val/
+unpack() { # sets found, the folder with the class folders, or with train/ and val/
     ! unzip -Z1 "$archive" 2>/dev/null | grep -qE '^/|\.\.[/\\]' ||
         reject "has paths that lead out of its folder: check the address"
     code=0 # -o and -P: ask nothing; the placeholder imageNotFound.gif shows no insect
-    unzip -q -o -P '' "$archive" -d "$work" -x '*imageNotFound.gif' </dev/null >/dev/null 2>&1 || code=$?
+    unzip -q -o -P '' "$archive" -d "$work" -x '*imageNotFound.gif' '__MACOSX/*' </dev/null >/dev/null 2>&1 || code=$?
     case $code in
     0 | 1) ;; # 1: with warnings
     50) fail "can't unpack into $work: is the disk full? Make room and run this again" ;;
     *) reject "is not a whole zip archive: run this again, or check the address" ;;
     esac
     for found in "$work" "$work"/*; do
-        [ ! -d "$found/train" ] || [ ! -d "$found/val" ] || return 0
+        set -- "$found"/*/
+        [ $# -lt 2 ] || return 0
     done
-    reject "has no train/ and val/ folders, so it is not this data set: check the address"
+    reject "has no class folders, and no train/ and val/: check the address"
 }
 
 draw_sample() {
@@ -88,8 +90,9 @@ put() { # into $dir
     check_free
     ! is_sample || mv "$dir" "$work.old"
     mv "$1" "$dir"
-    for class in "$dir"/train/* "$dir"/val/*; do
-        echo "${class#"$dir"/}: $(($(files_in "$class" | wc -l))) photos"
+    for class in "$dir"/train/* "$dir"/val/* "$dir"/*; do
+        count=$(($(files_in "$class" -maxdepth 1 | wc -l)))
+        [ $count = 0 ] || echo "${class#"$dir"/}: $count photo$([ $count = 1 ] || echo s)"
     done
 }
 
@@ -105,6 +108,6 @@ case ${1-} in
 *) fail "unknown argument $1: see sh get_data.sh --help" ;;
 esac
 options=
-[ "$dir" = data ] && ! is_sample || options=" --data-dir '$dir'"
+[ "$dir" = data ] && ! is_sample || options=" --data-dir $(quote "$dir")"
 ! is_sample || options="$options --from-scratch"
 [ -n "${NO_NEXT+set}" ] || printf '\nNext: python train.py%s\n' "$options"

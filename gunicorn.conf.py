@@ -6,6 +6,8 @@ import shutil
 import tempfile
 from typing import Any
 
+from gunicorn.workers import gasgi
+
 # Only /tmp is writable there, and BentoML creates folders in its home. Several workers share their
 # metrics in files; a single worker keeps them in memory.
 scratch = tempfile.mkdtemp(prefix="bentoml-")
@@ -40,6 +42,22 @@ logconfig_dict = {
         "gunicorn.access": {"level": "CRITICAL"},  # Telemetry logs the requests
     },
 }
+
+
+class Protocol(gasgi.ASGIProtocol):  # type: ignore[misc]
+    """Close a new connection that sends no whole head within 10 s.
+
+    This belongs in gunicorn: version 27.0 starts its timer for idle connections only after an
+    answer. It stops the timer when a head is complete.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        """Start that timer at once."""
+        super().connection_made(transport)
+        self._keepalive_handle = self.worker.loop.call_later(10, self._keepalive_timeout)
+
+
+gasgi.ASGIProtocol = Protocol
 
 
 def pre_fork(_: Any, __: Any) -> None:

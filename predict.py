@@ -28,6 +28,7 @@ from simplestack.serving.responses import to_json
 from simplestack.training import folders
 
 COLUMNS = ("path", "label", "confidence", "similarity", "unlike", "error")
+CONTROLS = {c: f"\\u{c:04x}" for c in (*range(32), *range(127, 160))}  # terminals would obey them
 
 
 def main(argv: list[str] | None = None) -> bool:
@@ -49,7 +50,10 @@ def main(argv: list[str] | None = None) -> bool:
     classified = False
     disable = sys.stdout.isatty() or None  # None: unless stderr is a terminal
     for row in tqdm(rows, total=len(photos), unit=" photos", disable=disable):
-        sys.stdout.write(to_json(row)) if args.json else writer.writerow(row)
+        path = row["path"].translate(CONTROLS)
+        # A spreadsheet would take these names for formulas.
+        cells = {**row, "path": f"./{path}" if path[0] in "=+-@" else path}
+        print(to_json(row).strip().translate(CONTROLS)) if args.json else writer.writerow(cells)
         classified |= "label" in row
     sys.stdout.flush()
     return classified
@@ -60,7 +64,7 @@ def find_photos(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise StackError(f"there is no {path}: name photos, or folders with photos in them")
-    inside = folders.photos_in(path for path in paths if path.is_dir())
+    inside = (path for top in paths for path in folders.files_in(top) if folders.is_photo(path))
     if not (photos := sorted({*inside, *(path for path in paths if not path.is_dir())})):
         raise StackError(f"{paths[0]} has no photos in it ({', '.join(sorted(SUFFIXES))})")
     return photos

@@ -36,9 +36,7 @@ PARTS = {  # of ONNX Runtime, with suffixes that every server knows
 def main(argv: list[str] | None = None) -> None:
     """Write the folder, and print how to put it online."""
     parser = argparse.ArgumentParser(description="Write public/, the page without a server.")
-    parser.add_argument(
-        "model", type=Path, nargs="?", help="ONNX file (default: newest in saved_models)"
-    )
+    parser.add_argument("model", type=Path, nargs="?", help="default: newest in saved_models")
     args = parser.parse_args(argv)
     model = OnnxModel(args.model or cli.newest(".onnx"))
     if PUBLIC.exists() and any(PUBLIC.iterdir()) and not (PUBLIC / "rules.json").exists():

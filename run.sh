@@ -7,10 +7,20 @@ export BENTOML_DO_NOT_TRACK=True
 trap 'exit 130' INT TERM
 EX_UNAVAILABLE=69 # the exit code of a step that lacks a connection or a tool
 
-step() {
-    printf '\n$ %s\n' "$*"
-    "$@"
+quote() { # only if the shell needs it
+    case $1 in
+    *[!A-Za-z0-9_.:/@-]*) printf " '%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf ' %s' "$1" ;;
+    esac
 }
+
+show() { # a command, so that it can be pasted
+    printf '\n$'
+    for word; do quote "$word"; done
+    echo
+}
+
+step() { show "$@" && "$@"; }
 
 available() { # runs a step; fails if what it needs can't be reached, and exits if anything else fails
     step "$@" && return
@@ -52,13 +62,15 @@ step python train.py "$@" --output "$checkpoint" --update --save-to-bento no
 step python saveToBento.py "$checkpoint"
 tag=$(python -m simplestack tag "$checkpoint")
 port=${PORT:-5000}
+own=
+[ "${DATA_DIR-data}" != data ] || own='
+your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it'
 cat <<END
 
-report: ${checkpoint%.ckpt}/report.html
-your own photos: DATA_DIR=FOLDER make run, with a folder of photos for each class in it
+report: ${checkpoint%.ckpt}/report.html$own
 predict a photo: curl -X POST http://localhost:$port/predict -H "Content-Type: image/*" --data-binary @PHOTO
 the page: http://localhost:$port/ (Ctrl-C stops the server)
 END
 set -- bentoml serve "$tag" --host 127.0.0.1 --port "$port"
-printf '\n$ %s\n' "$*"
+show "$@"
 exec "$@"

@@ -33,6 +33,7 @@ from simplestack.serving.settings import Settings
 from simplestack.training import checkpoint, folders, sample
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.metrics import format_interval
+from simplestack.training.options import command
 
 TUTORIALS_PHOTO = "val/ants/10308379_1b6c72e180.jpg"  # the tutorial's photos are public anyway
 
@@ -64,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
             file.write(exported.read_bytes())
             print("building the Bento …")
             bento = bentos.build_bento(name, exported, labels)
-    show(bento, onnx, data_dir / state.photos["val"][-1])
+    # A validation photo: the network hasn't learned from it.
+    name = state.photos["val"][-1]
+    show(bento, onnx, data_dir / name, folders.class_of(name, state.classes))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -94,9 +97,9 @@ def select_photos(state: Checkpoint, path: Path, data_dir: Path) -> None:
     Raises StackError if a split has none left.
     """
     if changed := folders.changes(folders.scan(data_dir), state.classes, state.sizes):
-        again = shlex.join(["--data-dir", str(data_dir), "--output", str(path)])
+        again = command({**state.arguments, "data_dir": str(data_dir)}, path)
         note = printable(f"note: {data_dir} has changed since {path} was trained ({changed})")
-        print(f"{note}. To train on them:\n  python train.py --update {again}", file=sys.stderr)
+        print(f"{note}. To train on them:\n  {again}", file=sys.stderr)
     for split, names in state.photos.items():
         state.photos[split] = [name for name in names if (data_dir / name).is_file()]
         if not state.photos[split]:
@@ -112,8 +115,8 @@ def has_public_photos(state: Checkpoint, data_dir: Path) -> bool:
     return drawn or TUTORIALS_PHOTO in state.photos["val"]
 
 
-def show(bento: bentoml.Bento, onnx: Path, photo: Path) -> None:
-    """Classify a photo with the Bento; print its metrics, its paths and the next command."""
+def show(bento: bentoml.Bento, onnx: Path, photo: Path, label: str) -> None:
+    """Classify a photo of some label; print the Bento's metrics, its paths and the next command."""
     saved_path = str(Path(bento.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
     with local_server.serve(saved_path, API_TOKEN="") as url:
@@ -132,7 +135,7 @@ def show(bento: bentoml.Bento, onnx: Path, photo: Path) -> None:
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
         f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
         f" the same answer to {metadata['same_answers']} of {count} photos"
-        f"\n{similarities}\n{name} → {answer}"
+        f"\n{similarities}\n{name} (correct: {printable(label)}) → {answer}"
         f"\nONNX file: {onnx}\ntag: {bento.tag}\nsaved path: {saved_path}"
     )
     cli.print_next(

@@ -32,14 +32,15 @@ from simplestack.serving.telemetry import Telemetry, timed
 SETTINGS = settings.checked()
 MODEL = bentoml.models.BentoModel("resnet18:latest")
 JSON = ContentType("application/json")  # of the text that the API returns
-# One worker keeps all cores busy, as inference releases the GIL. Each thread takes 10 MB.
-THREADS = min(4, 2 * cores())
+# One worker keeps all cores busy, as inference releases the GIL. Each thread takes 10 MB, so
+# several workers share them.
+THREADS = min(4, max(1, 2 * cores() // SETTINGS.web_concurrency))
 
 
 @bentoml.service(
     name="photo_classifier",  # the Bento is named after its classes
     threads=THREADS,
-    http={"port": settings.Settings.port},
+    http={"port": SETTINGS.port},  # of `bentoml serve` without --port
     traffic={"timeout": SETTINGS.timeout + 1},  # so that the gate answers first
     image=bentoml.images.Image(
         base_image=f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",
@@ -96,6 +97,8 @@ class PhotoClassifier:
         result = answer(self.metadata, outputs, int(request.query_params.get("top_k", 0)))
         if request.query_params.get("explain") == "1":
             result["map"] = rounded(maps[0, logits[0].argmax()])
+        if request.query_params.get("picture") == "1":
+            result["picture"] = images.data_url(np.asarray(image))
         request.state.record |= {key: result[key] for key in ("label", "similarity", "unlike")}
         return result
 
@@ -116,6 +119,6 @@ if SETTINGS.cors_origins:
         allow_headers=["Authorization", "Content-Type"],
     )
 service.add_asgi_middleware(ExceptionMiddleware, handlers=HANDLERS)
-service.add_asgi_middleware(site.known_paths_only)
+service.add_asgi_middleware(site.known_paths_only, metrics=SETTINGS.metrics == "on")
 service.add_asgi_middleware(Gate, settings=SETTINGS, cores=cores())
 service.mount_asgi_app(site.site(lambda: load_model().metadata, token=bool(SETTINGS.api_token)))

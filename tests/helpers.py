@@ -274,7 +274,7 @@ def watched_page(browser: Browser, url: str, forbidden: str = "") -> Iterator[Pa
         page.on("request", lambda r: r.url.startswith(own) or problems.append(r.url))
         page.on("console", lambda m: forbidden in m.text and problems.append(m.text))
         yield page
-    assert problems == []
+        assert problems == []  # before closing, which ends requests
 
 
 LOWEST_CONTRAST = """() => {

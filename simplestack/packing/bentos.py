@@ -18,7 +18,7 @@ NAME = re.compile("[a-z][a-z0-9_]{0,62}")  # of a Bento, as BentoML and Docker a
 NAME_RULE = "a letter and up to 62 letters, digits and underscores, all in lower case"
 TUTORIALS_CLASSES, TUTORIALS_NAME = ["ants", "bees"], "ant_or_bee_classifier"
 PROJECT = Path(__file__).parent.parent.parent
-SCRIPTS = ("service.py", "gunicorn.conf.py")
+SCRIPTS = ("service.py", "gunicorn.conf.py", "simplestack/__init__.py")
 REQUIREMENTS = "requirements-serve.txt"
 
 
@@ -48,11 +48,9 @@ def build_bento(name: str, file: Path, labels: dict[str, str]) -> bentoml.Bento:
     try:
         # The build folder has only the files that are deployed.
         with tempfile.TemporaryDirectory() as folder:
-            package = Path(folder, "simplestack")
-            shutil.copytree(PROJECT / "simplestack/serving", package / "serving")
-            shutil.copy(PROJECT / "simplestack/__init__.py", package)
+            shutil.copytree(PROJECT / "simplestack/serving", Path(folder, "simplestack/serving"))
             for script in SCRIPTS:
-                shutil.copy(PROJECT / script, folder)
+                shutil.copy(PROJECT / script, Path(folder, script))
             packages = (PROJECT / REQUIREMENTS).read_text().splitlines()
             bento = bentoml.build(
                 "service:PhotoClassifier",

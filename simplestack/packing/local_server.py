@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import requests
 
 from simplestack.serving.errors import StackError, printable
@@ -38,9 +39,18 @@ def check_port(port: int) -> None:
     with socket.socket() as client:
         if client.connect_ex((HOST, port)) == 0:
             raise StackError(
-                f"port {port} is taken by another program: stop that one, or choose another port,"
-                " as in PORT=5001 make run"
+                f"port {port} is taken by {listener(port)}: stop that program, or choose another"
+                " port, as in PORT=5001 make run"
             )
+
+
+def listener(port: int) -> str:
+    """Return the name and the number of the process that listens on a port, if they are known."""
+    with suppress(psutil.Error):  # some systems only tell their administrator
+        for socket_ in psutil.net_connections("tcp"):
+            if socket_.status == psutil.CONN_LISTEN and socket_.laddr[1:] == (port,):
+                return f"{psutil.Process(socket_.pid).name()} (process {socket_.pid})"
+    return "another program"
 
 
 @contextmanager

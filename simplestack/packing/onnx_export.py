@@ -1,6 +1,8 @@
 """Export a trained model to ONNX, quantize it, and compute the outputs to compare them by."""
 
+import copy
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +11,6 @@ import onnx
 import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from simplestack.files import map_in_threads
@@ -26,25 +27,16 @@ MAX_CHANGED = 0.01  # share of the answers that int8 may change; it may always c
 MAX_MOVED = 0.02  # mean change of the probabilities by int8
 
 
-class _Explained(nn.Module):
-    """The model to export, whose forward pass also returns activation maps and features."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, photos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.model.explain(photos)
-
-
 def to_onnx(model: Classifier, path: Path) -> None:
     """Write the model as fp32 ONNX.
 
     Input: `photos`, N×224×224×3 uint8. Outputs: `logits`, `maps` and `features`, as in `explain`.
     """
     example = torch.zeros(2, images.CROP, images.CROP, 3, dtype=torch.uint8)
+    explained = copy.copy(model)  # whose forward pass also returns maps and features
+    explained.forward = model.explain  # type: ignore[assignment, method-assign]
     torch.onnx.export(
-        _Explained(model).eval(),
+        explained,
         (example,),
         path,
         input_names=["photos"],
@@ -59,11 +51,10 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
     """The calibration set, one photo at a time."""
 
     def __init__(self, photos: Photos) -> None:
-        self.remaining = read_photos(photos, batch=1)
+        self.inputs = ({"photos": photo} for photo in read_photos(photos, batch=1))
 
     def get_next(self) -> dict[str, Photo] | None:
-        photo = next(self.remaining, None)
-        return None if photo is None else {"photos": photo}
+        return next(self.inputs, None)
 
 
 def quantize(fp32: Path, int8: Path, photos: Photos) -> None:
@@ -101,7 +92,7 @@ def make_first_layer_exact(path: Path) -> None:
     """
     model = onnx.load(path)
     layer = next(node for node in model.graph.node if node.op_type == "Conv")
-    names = ("model.mean", "model.std", *layer.input[1:])
+    names = ("mean", "std", *layer.input[1:])
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     arrays = (onnx.numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names)
     mean, std, weight, bias = arrays
@@ -131,12 +122,11 @@ def outputs_of(
 ) -> list[tuple[Floats, Floats]]:
     """Return the logits, N×C, and the features, N×512, of each model for the same photos."""
     outputs: list[list[tuple[Floats, Floats]]] = [[] for _ in models]
-    with tqdm(total=len(photos), desc="comparing", leave=False, disable=None) as bar:
-        for batch in read_photos(photos):
-            for parts, model in zip(outputs, models, strict=True):
-                logits, _, features = run(model, batch)
-                parts.append((logits, features))
-            bar.update(len(batch))
+    batches, total = read_photos(photos), math.ceil(len(photos) / BATCH)
+    for batch in tqdm(batches, "comparing", total, leave=False, disable=None):
+        for parts, model in zip(outputs, models, strict=True):
+            logits, _, features = run(model, batch)
+            parts.append((logits, features))
     columns = (zip(*parts, strict=True) for parts in outputs)
     return [(np.concatenate(logits), np.concatenate(features)) for logits, features in columns]
 

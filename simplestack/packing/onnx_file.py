@@ -99,7 +99,7 @@ def describe(
     state: Checkpoint, path: Path, exported: Exported, bank: Floats, *, with_examples: bool
 ) -> Metadata:
     """Return the metadata of an exported model, whose bank are M×512 features."""
-    count = len(state.photos["val"])
+    count = len(val := state.photos["val"])
     expected, logits, features = (outputs[:count] for outputs in exported[3:])
     targets = exported.photos.labels[:count].numpy()
     chosen = examples.choose(logits, targets.tolist()) if with_examples else []
@@ -120,7 +120,7 @@ def describe(
         "largest_logit_difference_fp32": exported.difference,
         "largest_logit_difference_packed": float(np.abs(logits - expected).max()),
         "unlike": similarity.threshold(bank, features),
-        "examples": [examples.encode(exported.photos.paths[i]) for i in chosen],
+        "examples": [examples.encode(exported.photos.data_dir / val[i]) for i in chosen],
     }
 
 

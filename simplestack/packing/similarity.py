@@ -17,7 +17,7 @@ from simplestack.training.folders import class_of
 
 MAX_BANK = 1000  # photos, or one for each class: 2 MB
 PERCENTILE = 4.5  # docs/benchmarks.md compares some
-MIN_BANK = 20  # photos: fewer have no such percentile
+MIN_BANK = 40  # photos: with fewer, the share of a class that is called unlike is chance
 COPY = 0.9999  # minimal similarity of two files with the same photo
 MAX_THRESHOLD = 0.99  # above it, the network can't tell photos apart
 
@@ -37,15 +37,12 @@ def add_bank(path: Path, bank: Floats) -> None:
     The rows of the bank, M×512, have the length 1, as features have.
     """
     model = onnx.load(path)
-    graph, make_node = model.graph, onnx.helper.make_node
+    graph = model.graph
     for name, constant in {"bank": bank.T, "columns": np.array([1])}.items():
         graph.initializer.append(onnx.numpy_helper.from_array(constant, name))
-    graph.node.extend(
-        [
-            make_node("MatMul", ["features", "bank"], ["cosines"]),
-            make_node("ReduceMax", ["cosines", "columns"], ["similarity"], keepdims=0),
-        ]
-    )
+    cosines = onnx.helper.make_node("MatMul", ["features", "bank"], ["cosines"])
+    nearest = onnx.helper.make_node("ReduceMax", ["cosines", "columns"], ["similarity"], keepdims=0)
+    graph.node.extend([cosines, nearest])
     graph.output.remove(next(output for output in graph.output if output.name == "features"))
     kind = onnx.TensorProto.FLOAT
     graph.output.append(onnx.helper.make_tensor_value_info("similarity", kind, ["batch"]))

@@ -57,7 +57,7 @@ export async function read(file, rules) {
   const bytes = new Uint8Array(await file.arrayBuffer()), start = text(bytes.subarray(0, 4));
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
   if (isCutOff(bytes, start)) throw new Error(rules.damaged);
-  if (!bitmap) throw new Error("This browser can't read the file as an image.");
+  if (!bitmap) throw new Error("This browser can't read the file as an image: use a JPEG, PNG, WebP, GIF or BMP file.");
   const { width, height } = bitmap, side = Math.min(width, height), million = rules.max_pixels / 1e6;
   const factor = (pixels) => Math.max(1, Math.floor(pixels / (2 * rules.resize)));
   // The factor by which a JPEG's decoder reduces it in Python.

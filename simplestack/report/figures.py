@@ -1,7 +1,5 @@
 """The figures of a report: learning curves, and the photos that the model got most wrong."""
 
-import base64
-import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from simplestack.serving import images
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
@@ -16,7 +15,7 @@ from simplestack.training.model import Classifier
 MAX_WORST = 12  # photos in the report
 CONFIDENT = 0.9  # probability of the true class; photos with at least that aren't in the report
 WIDTH, HEIGHT, MARGIN = 460, 220, 40  # of a chart, in SVG units
-HEAT = np.array([225, 60, 0])  # RGB, for the class activation map
+HEAT, OPACITY = (225, 60, 0), 0.7  # of the class activation map, as on the service's page
 
 
 class Chart(NamedTuple):
@@ -64,21 +63,19 @@ def worst_photos(
     """
     of_target = probabilities[torch.arange(len(val)), val.labels]
     worst = [i for i in of_target.argsort()[:MAX_WORST].tolist() if of_target[i] < CONFIDENT]
-    if not worst:
-        return []
-    photos = torch.stack([val[i] for i in worst])
-    with torch.inference_mode():
-        maps = model.explain(photos)[1]
     figures = []
-    for i, photo, cams in zip(worst, photos, maps, strict=True):
+    for i in worst:
+        photo = val[i]
+        with torch.inference_mode():
+            cams = model.explain(photo[None])[1][0]
         label, predicted = int(val.labels[i]), int(probabilities[i].argmax())
         verdict = "correct" if predicted == label else f"taken for {classes[predicted]}"
         caption = (
             f"{val.names[i]}: {classes[label]}, {verdict},"
             f" with a probability of {probabilities[i, predicted]:.2f}"
         )
-        images = [jpeg(np.asarray(photo)), jpeg(heat(photo, cams[predicted]))]
-        figures.append(Figure(caption, images))
+        pair = (np.asarray(photo), heat(photo, cams[predicted]))
+        figures.append(Figure(caption, [images.data_url(pixels) for pixels in pair]))
     return figures
 
 
@@ -87,13 +84,6 @@ def heat(photo: Tensor, cam: Tensor) -> Any:
     size = (photo.shape[1], photo.shape[0])
     positive = np.asarray(cam.clamp(min=0) / cam.max().clamp(min=1e-6), dtype=np.float32)
     mask = Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC)
-    opacity = 0.7 * np.asarray(mask).clip(0, 1)[..., None]
+    opacity = OPACITY * np.asarray(mask).clip(0, 1)[..., None]
     grey = np.asarray(photo).mean(axis=2, keepdims=True)
-    return (grey * (1 - opacity) + HEAT * opacity).astype(np.uint8)
-
-
-def jpeg(pixels: Any) -> str:
-    """Return H×W×3 uint8 pixels as the data URL of a JPEG."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return (grey * (1 - opacity) + np.array(HEAT) * opacity).astype(np.uint8)

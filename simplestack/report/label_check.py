@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from simplestack.report.figures import Figure, jpeg
+from simplestack.report.figures import Figure
+from simplestack.serving import images
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import fit_head
@@ -18,14 +19,6 @@ DUPLICATE_SIMILARITY = 0.88  # cosine; 95 % of mirrored, cropped or smaller copi
 MAX_LABELS, MAX_PAIRS = 20, 12  # shown in the report
 MAX_COMPARED = 20_000  # photos; of more, a random sample is compared
 CHUNK = 1000  # photos; has no influence on the result
-
-
-class Comparison(NamedTuple):
-    """How similar N photos are to each other."""
-
-    neighbours: Tensor  # N×K indices of the most similar photos, the most similar first
-    pairs: list[tuple[float, int, int]]  # the most similar near-duplicates, and their similarity
-    total: int  # of all near-duplicates
 
 
 class Suspects(NamedTuple):
@@ -48,14 +41,20 @@ def find(state: Checkpoint, data_dir: Path) -> Suspects:
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
     some = order[:MAX_COMPARED].sort()[0]
     photos = Photos(data_dir, [names[i] for i in some], classes, whole=False)
-    compared = compare(state.features[some])
+    neighbours, pairs, total = compare(state.features[some])
     probabilities = cross_validate(state.features[some], photos.labels, len(classes))
 
     def figure(caption: str, *indices: int) -> Figure:
-        return Figure(caption, [jpeg(np.asarray(photos[i])) for i in indices])
+        return Figure(caption, [images.data_url(np.asarray(photos[i])) for i in indices])
 
-    wrong = wrong_labels(compared.neighbours, photos.labels, probabilities)
-    nearest = compared.neighbours[:, 0].tolist()
+    def pair(similarity: float, i: int, j: int) -> Figure:
+        one, other = (classes[photos.labels[k]] for k in (i, j))
+        labels = f": {one} or {other}?" if one != other else ""
+        caption = f"{photos.names[i]} and {photos.names[j]}: similarity {similarity:.2f}{labels}"
+        return figure(caption, i, j)
+
+    wrong = wrong_labels(neighbours, photos.labels, probabilities)
+    nearest = neighbours[:, 0].tolist()
     return Suspects(
         photos=len(names),
         compared=len(photos),
@@ -70,21 +69,21 @@ def find(state: Checkpoint, data_dir: Path) -> Suspects:
             )
             for i in wrong[:MAX_LABELS]
         ],
-        near=compared.total,
-        near_duplicates=[
-            figure(f"{photos.names[i]} and {photos.names[j]}: similarity {similarity:.2f}", i, j)
-            for similarity, i, j in compared.pairs
-        ],
+        near=total,
+        near_duplicates=[pair(*values) for values in pairs],
     )
 
 
-def compare(features: Tensor) -> Comparison:
-    """Compare N×512 features, each with all others, by the cosine."""
+def compare(features: Tensor) -> tuple[Tensor, list[tuple[float, int, int]], int]:
+    """Compare N×512 features, each with all others, by the cosine.
+
+    Return N×K indices of the most similar photos, the most similar first; the most similar of the
+    near-duplicates, as similarity and two indices; and the number of all near-duplicates.
+    """
     features = torch.nn.functional.normalize(features)
     order = torch.arange(len(features))
     neighbours, pairs, total = [], [], 0
-    bar = tqdm(order.split(CHUNK), desc="comparing photos", leave=False, disable=None)
-    for chunk in bar:
+    for chunk in tqdm(order.split(CHUNK), desc="comparing photos", leave=False, disable=None):
         cosines = features[chunk] @ features.T
         cosines[order[: len(chunk)], chunk] = -1  # with itself
         neighbours.append(cosines.topk(min(NEIGHBOURS, len(features) - 1)).indices)
@@ -94,7 +93,7 @@ def compare(features: Tensor) -> Comparison:
         rows, columns = chunk[places // len(features)], places % len(features)
         closest = zip(values.tolist(), rows.tolist(), columns.tolist(), strict=True)
         pairs += [pair for pair in closest if pair[0] >= DUPLICATE_SIMILARITY]
-    return Comparison(torch.cat(neighbours), sorted(pairs, reverse=True)[:MAX_PAIRS], total)
+    return torch.cat(neighbours), sorted(pairs, reverse=True)[:MAX_PAIRS], total
 
 
 def cross_validate(features: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -65,8 +65,8 @@ def page(path: Path) -> Path:
     return path.with_suffix("") / "report.html"
 
 
-def write(path: Path) -> tuple[Checkpoint, Metrics]:
-    """Write the report on a checkpoint; return the checkpoint and the metrics.
+def write(path: Path) -> Checkpoint:
+    """Write the report on a checkpoint, and return that.
 
     Raises StackError if the checkpoint or one of its photos can't be read.
     """
@@ -77,19 +77,16 @@ def write(path: Path) -> tuple[Checkpoint, Metrics]:
     _write(page(path).with_name("history.csv"), text.getvalue())
     data_dir = Path(state.arguments["data_dir"])
     val = Photos(data_dir, state.photos["val"], state.classes, whole=False)
+    curves = ("accuracy", "loss") if len(state.history) > 1 else ()  # one point is no curve
     probe = RECIPES[state.arguments["recipe"]].linear_probe
     details = {
-        "charts": [
-            figures.chart(state, name)
-            for name in ("accuracy", "loss")
-            if len(state.history) > 1  # one point is no curve
-        ],
+        "charts": [figures.chart(state, name) for name in curves],
         "check": label_check.find(state, data_dir) if len(state.features) else None,
         "features_of": "before fine-tuning" if probe else f"in epoch {state.best_epoch}",
         "skipped": state.skipped,
-        "on": state.device,
     }
-    return state, write_page(page(path), state, val, state.val_logits, details)
+    write_page(page(path), state, val, state.val_logits, details)
+    return state
 
 
 def evaluate_checkpoint(options: Options, state: Checkpoint) -> None:

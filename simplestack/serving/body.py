@@ -6,6 +6,7 @@ A body is as untrusted as a picture, so decoders unpack it.
 import base64
 import json
 import math
+import re
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
@@ -13,6 +14,10 @@ from python_multipart.multipart import File, FormParser, parse_options_header
 from simplestack.serving.errors import BadImageError
 
 MAKE_A_FORM = "send it as curl -F image=@image.jpg does"
+NO_BOUNDARY = (
+    "Content-Type: multipart/form-data has no boundary: don't set this header, so that the client"
+    " sets it with one, or send the bytes of the image as image/*."
+)
 NO_INPUTS = (
     'This JSON has no image: send {"inputs": the image in base64, "parameters": {"top_k": 5}}, or'
     " the bytes of the image."
@@ -23,7 +28,9 @@ def unpack(body: bytes, content_type: str) -> tuple[bytes, bytes]:
     """Return the picture, and `top_k` as JSON if the body is JSON with it. Raises BadImageError."""
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
-        return unpack_form(body, options.get(b"boundary", b"")), b""
+        if b"boundary" not in options:
+            raise BadImageError(NO_BOUNDARY)
+        return unpack_form(body, options[b"boundary"]), b""
     if kind == b"application/json":
         return unpack_json(body)
     return body, b""
@@ -53,7 +60,8 @@ def unpack_json(body: bytes) -> tuple[bytes, bytes]:
     """
     try:
         content = json.loads(body)
-        picture = base64.b64decode(content["inputs"], validate=True)
+        encoded = re.sub("^data:image/[^,]*,", "", content["inputs"])  # as FileReader makes it
+        picture = base64.b64decode(encoded, validate=True)
         parameters = content.get("parameters") or {}
         top_k, function = parameters.get("top_k"), parameters.get("function_to_apply")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -1,4 +1,8 @@
-"""Errors with a message for users: one line with the problem and its remedy."""
+"""Errors with a message for users: one line with the problem and its remedy.
+
+A picture's error has the status of the answer: 400, 413 or 415. gate.py decides on those of whole
+requests: 401, 405, 503, 504, and 413 for a body with too many bytes.
+"""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,8 @@
-"""The image formats that the service and the training read."""
+"""The image formats that the service and the training read: the only list of them in Python.
+
+A new format is added here. Pillow's plug-in for it, if it needs one, is imported in images.py, its
+media type goes into openapi.json, and its suffix into the page's list of files, index.html.
+"""
 
 import re
 

@@ -84,8 +84,9 @@ class Gate:
         correct = hmac.compare_digest(token.encode("latin-1"), self.settings.api_token.encode())
         if self.settings.api_token and not (correct and scheme.lower() == "bearer"):
             return HTTPException(401, UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
-        if request.query_params.get("explain", "0") not in {"0", "1"}:
-            return HTTPException(400, "explain is neither 0 nor 1.")
+        for name in ("explain", "picture"):
+            if request.query_params.get(name, "0") not in {"0", "1"}:
+                return HTTPException(400, f"{name} is neither 0 nor 1.")
         if not TOP_K.fullmatch(request.query_params.get("top_k", "1")):
             return HTTPException(400, NO_TOP_K)
         return None
@@ -105,16 +106,20 @@ class Gate:
         try:
             async for chunk in request.stream():
                 size += len(chunk)
+                # The more is buffered, the less may be added: small pictures pass large ones.
+                free = BUFFERED * limit - self.buffered - len(chunk)
                 if size > limit:
                     error = error or too_many
+                elif size > free:
+                    error = error or HTTPException(503, BUSY, RETRY_AFTER)
                 if size > DRAINED * limit:
                     break
-                if not error:
-                    body += chunk
+                if error:
+                    self.buffered -= len(body)
+                    body.clear()
+                else:
                     self.buffered += len(chunk)
-                    # The more is buffered, the less may be added: small pictures pass large ones.
-                    if size > BUFFERED * limit - self.buffered:
-                        raise HTTPException(503, BUSY, RETRY_AFTER)
+                    body += chunk
             if error:
                 raise error
             yield body

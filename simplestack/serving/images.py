@@ -4,6 +4,7 @@ Validation, calibration, packing and serving use it, so that they can't differ.
 It needs Pillow, pillow-heif and NumPy only: torch isn't deployed.
 """
 
+import base64
 import io
 from contextlib import suppress
 
@@ -173,6 +174,18 @@ def to_array(image: Image.Image) -> Photo:
     return np.asarray(rgb.resize((CROP, CROP), Image.Resampling.BILINEAR, box=box))
 
 
+def data_url(pixels: NDArray[np.uint8]) -> str:
+    """Return H×W×3 uint8 pixels as the data URL of a JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> Photo:
     """Turn an encoded image into the network's input, 224×224×3 uint8 RGB. Raises ImageError."""
-    return to_array(identify(data, max_pixels))
+    try:
+        return to_array(identify(data, max_pixels))
+    except (DamagedImageError, TooLargeError) as error:
+        if not_images.is_mangled(data):
+            raise BadImageError(not_images.MANGLED) from error
+        raise

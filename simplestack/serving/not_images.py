@@ -25,6 +25,7 @@ UNREADABLE = (
     " it again, as a JPEG or PNG."
 )
 SEND = "send the bytes of the file, as curl --data-binary @image.jpg does."
+MANGLED = f"This image was turned into text on its way, which changed its bytes: {SEND}"
 
 OTHER_FORMATS = {  # files that people send by mistake, by their first bytes
     "PDF": rb"%PDF",
@@ -44,6 +45,7 @@ OTHER_FORMATS = {  # files that people send by mistake, by their first bytes
     rb"<(?:[\w.-]++:)?svg[\s/>]",
 }
 TEXTS = (
+    (rb"b['\"]", MANGLED),  # Python's str(bytes)
     (rb"\s*[\[{\"]", f"This is JSON, not an image: {SEND}"),
     (rb"\s*https?://", f"This is an address, not an image, and isn't visited. Instead, {SEND}"),
     (rb"\s*data:|[\w+/=%\r\n-]{64,}\Z", f"This is base64, not an image: {SEND}"),
@@ -65,6 +67,14 @@ def is_text(data: bytes) -> bool:
     return b"\0" not in data and not re.match(rb"P[1-6f][\s#]", data)
 
 
+def is_mangled(data: bytes) -> bool:
+    """Return whether data is UTF-8 of other characters than ASCII: no image of any format is."""
+    try:
+        return not data.isascii() and bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def error_for(data: bytes) -> ImageError:
     """Return the error for data that can't be opened as an image."""
     for kind, pattern in OTHER_FORMATS.items():
@@ -73,6 +83,8 @@ def error_for(data: bytes) -> ImageError:
     if is_text(data):
         sentences = (sentence for pattern, sentence in TEXTS if re.match(pattern, data))
         return BadImageError(next(sentences, UNKNOWN))
+    if is_mangled(data):
+        return BadImageError(MANGLED)
     for name in FORMATS:
         accept = Image.OPEN[name][1]
         if accept and accept(data[:16]):

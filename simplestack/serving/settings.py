@@ -24,6 +24,7 @@ class Settings:
     port: int = 5000  # read by the command that starts the container
     web_concurrency: int = 1  # gunicorn's workers; it reads the variable itself
     api_token: str = ""  # if empty, no token is required
+    metrics: str = "on"  # "off" closes /metrics
     cors_origins: tuple[str, ...] = ()  # origins of pages that may send requests; "*" for all
 
 
@@ -45,6 +46,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         raise StackError(
             "API_TOKEN can't be sent in a header: leave out line breaks, and spaces at its ends"
         )
+    if (metrics := environment.get("METRICS", "on")) not in {"on", "off"}:
+        raise StackError(f"METRICS={metrics[:20]!r} is neither on nor off: correct or unset it")
     origins = tuple(environment.get("CORS_ORIGINS", "").replace(",", " ").split())
     for origin in origins:
         if not ORIGIN.fullmatch(origin):
@@ -52,7 +55,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
                 f"CORS_ORIGINS={origin!r} is not an origin: separate origins such as"
                 " https://example.com by commas, or set * for all"
             )
-    return Settings(**numbers, api_token=token, cors_origins=origins)
+    return Settings(**numbers, api_token=token, metrics=metrics, cors_origins=origins)
 
 
 def checked() -> Settings:

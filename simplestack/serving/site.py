@@ -26,7 +26,8 @@ PATHS = {PREDICT, CLASSIFY, "/", "/docs", *DESCRIPTIONS, "/model.json"}
 PATHS |= {f"/{name}" for name in EXAMPLES}
 MAX_NAMES = 5  # of classes in the title
 PROBES = {"/livez", "/readyz", "/healthz", "/metrics"}  # requested every few seconds
-BENTOML_PATHS = re.compile("/schema.json|/static_content/.*")  # for its client and for /docs
+SWAGGER_UI = ("ui.css", "ui-bundle.js", "ui-standalone-preset.js", "initializer.js")  # of /docs
+BENTOML_PATHS = {"/schema.json", *(f"/static_content/swagger-{name}" for name in SWAGGER_UI)}
 HERE = Path(__file__).parent
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -35,13 +36,17 @@ HEADERS = {
 }
 
 
-def known_paths_only(app: ASGIApp) -> ASGIApp:
-    """Answer unknown paths with 404 in JSON. BentoML uses plain text, and matches /predict%0a."""
-    known = PATHS | PROBES
+def known_paths_only(app: ASGIApp, *, metrics: bool) -> ASGIApp:
+    """Answer unknown paths with 404 in JSON. BentoML uses plain text, and matches /predict%0a.
+
+    Without `metrics`, /metrics is unknown, too.
+    """
+    closed = set() if metrics else {"/metrics"}
+    known = (PATHS | PROBES | BENTOML_PATHS) - closed
 
     async def check_path(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "/")
-        if path not in known and not BENTOML_PATHS.fullmatch(path):
+        if path not in known:
             raise HTTPException(404, "There is nothing at this path.")
         await app(scope, receive, send)
 

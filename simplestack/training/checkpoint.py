@@ -1,12 +1,16 @@
 """Checkpoints: tensors and plain values only, never half-written."""
 
+import contextlib
+import fcntl
 import io
 import math
 import pickle
 import platform
+import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +71,11 @@ class Checkpoint:
     format: int = FORMAT
 
     @property
+    def has_begun(self) -> bool:
+        """Whether an epoch is finished."""
+        return bool(self.history)
+
+    @property
     def epoch(self) -> int:
         """The last finished epoch; 0 is the linear probe, or none yet."""
         return int(self.history[-1]["epoch"]) if self.history else 0
@@ -86,11 +95,6 @@ class Checkpoint:
     def best_epoch(self) -> int:
         """The epoch with the weights that are served."""
         return int(self.best_row["epoch"])
-
-    @property
-    def best_accuracy(self) -> float:
-        """The validation accuracy of the best epoch, 0 to 1."""
-        return self.best_row["val_accuracy"]
 
     def add_epoch(
         self,
@@ -146,7 +150,7 @@ class Checkpoint:
             ) from error
 
 
-def new(options: Options) -> Checkpoint:
+def begin(options: Options) -> Checkpoint:
     """Return the checkpoint of a run that has not begun."""
     folder = folders.scan(options.data_dir)
     return Checkpoint(
@@ -156,19 +160,17 @@ def new(options: Options) -> Checkpoint:
         skipped=folder.unexpected,
         arguments=options.recorded(),
         disclaimer=folders.disclaimer(options.data_dir, options.from_scratch),
-        versions={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
+        versions={"python": platform.python_version()}
+        | {package.__name__: str(package.__version__) for package in (torch, torchvision)},
     )
 
 
-def find_resumed(args: Namespace) -> Checkpoint | None:
+def resume(args: Namespace) -> Checkpoint | None:
     """Return the checkpoint that the command line resumes; None for a new run.
 
-    With --update, changed photos start a new run; `args` then gets the recorded arguments. Raises
-    StackError if photos have changed and --update is missing.
+    It is that of --checkpoint or, with --update, of --output; `args.checkpoint` is then its path.
+    With --update, changed photos or new class weights start a new run, and `args` gets the recorded
+    arguments. Raises StackError if photos have changed and --update is missing.
     """
     update = "update" in args and args.output.exists()
     if not update and "checkpoint" not in args:
@@ -190,8 +192,11 @@ def find_resumed(args: Namespace) -> Checkpoint | None:
             f"{data_dir} has changed since {path} was trained ({changed}): to train again on the"
             f" photos that are there now, {command({**state.arguments, 'data_dir': str(data_dir)})}"
         )
-    if changed:
-        print(f"{printable(f'{data_dir} has changed: {changed}')}. Training again.")
+    reason = f"{data_dir} has changed: {changed}" if changed else ""
+    if update and "class_weights" in args and not state.arguments["class_weights"]:
+        reason = reason or f"{path} was trained without --class-weights"
+    if reason:
+        print(f"{printable(reason)}. Training again.")
         vars(args).update({**state.arguments, **vars(args)})
         return None
     args.checkpoint = path
@@ -212,6 +217,34 @@ def check_output(path: Path, *, replace: bool) -> None:
         raise StackError(
             f"can't write {path} ({error.strerror}): name another place with --output"
         ) from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, rank: int = 0) -> Iterator[None]:
+    """Hold the lock file beside a checkpoint, in the process of rank 0 only.
+
+    The system releases it when the process ends, however it does. Raises StackError if another
+    process holds it.
+    """
+    if rank:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(path.name + ".lock")
+    with name.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(
+                f"another train.py is writing {path}: wait for its end, or choose another --output"
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            reason = printable(f"can't lock {path} ({error.strerror})")
+            print(f"warning: {reason}: don't train it twice at once", file=sys.stderr)
+        try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
 
 
 def save(path: Path, checkpoint: Checkpoint, rank: int = 0) -> None:

@@ -1,6 +1,7 @@
 """The lines that train.py prints, and its question."""
 
 import sys
+from pathlib import Path
 
 from simplestack.serving.errors import printable
 from simplestack.training import dataset
@@ -9,14 +10,20 @@ from simplestack.training.dataset import Photos
 from simplestack.training.distributed import World
 from simplestack.training.metrics import format_accuracy
 from simplestack.training.model import foreign_weights
+from simplestack.training.options import command
 
 
-def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
-    """Print warnings, the number of photos and the device, once for all processes."""
+def print_start(path: Path, state: Checkpoint, photos: Photos, val: Photos, world: World) -> None:
+    """Print warnings, the number of photos and the device, once for all processes.
+
+    `path` is where the checkpoint will be.
+    """
     if world.rank:
         return
-    warnings = dataset.warnings(photos, val, state.skipped)
-    if not state.history and not state.arguments["from_scratch"]:
+    weighted = state.arguments["class_weights"]
+    weigh = "" if weighted else command({**state.arguments, "class_weights": True}, path)
+    warnings = dataset.warnings(photos, val, state.skipped, weigh)
+    if not state.has_begun and not state.arguments["from_scratch"]:
         warnings += filter(None, [foreign_weights()])
     for warning in warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
@@ -26,10 +33,10 @@ def print_start(state: Checkpoint, photos: Photos, val: Photos, world: World) ->
         f"{len(photos)} training photos, {len(val)} validation photos;"
         f" {printable(', '.join(state.classes))}; on {world}"
     )
-    if state.history:
+    if state.has_begun:
         print(
             f"resuming after {name_epoch(state.epoch, state.arguments['epochs'])}; best validation"
-            f" accuracy so far {format_best(state, state.best_accuracy)}"
+            f" accuracy so far {format_best(state)}"
         )
     print(f"* marks the best validation accuracy so far; one photo is {1 / len(val):.3f}")
 
@@ -46,10 +53,10 @@ def format_epoch(state: Checkpoint) -> str:
     )
 
 
-def format_best(state: Checkpoint, accuracy: float) -> str:
-    """Return the best epoch's validation accuracy, 0 to 1, as text, and the name of the epoch."""
-    photos = len(state.photos["val"])
-    return f"{format_accuracy(accuracy, photos)}, {name_epoch(state.best_epoch, state.epoch)}"
+def format_best(state: Checkpoint) -> str:
+    """Return the best epoch's validation accuracy as text, and the name of the epoch."""
+    accuracy = format_accuracy(state.best_row["val_accuracy"], len(state.photos["val"]))
+    return f"{accuracy}, {name_epoch(state.best_epoch, state.epoch)}"
 
 
 def name_epoch(epoch: int, epochs: int) -> str:

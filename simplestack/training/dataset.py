@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +66,6 @@ class Photos(Dataset[Tensor]):
         return len(self) / (len(counts) * counts)
 
     @property
-    def paths(self) -> list[Path]:
-        """The files of the photos."""
-        return [self.data_dir / name for name in self.names]
-
-    @property
     def nbytes(self) -> int:
         """The size of all decoded photos, in bytes."""
         return len(self) * 3 * self.side**2
@@ -95,9 +91,7 @@ class Photos(Dataset[Tensor]):
             if self.whole:
                 upright = images.decode(image, 2 * images.RESIZE)
                 aspect = upright.width / upright.height
-                array = np.array(
-                    upright.resize((TRAINING_SIDE, TRAINING_SIDE), Image.Resampling.BILINEAR)
-                )
+                array = np.array(upright.resize((self.side,) * 2, Image.Resampling.BILINEAR))
             else:
                 array, aspect = np.array(images.to_array(image)), 1.0
         except (StackError, OSError) as error:
@@ -113,10 +107,8 @@ class Photos(Dataset[Tensor]):
         pixels = torch.empty(shape, dtype=torch.uint8) if self.nbytes <= budget else None
         names: list[str] = []
         aspects: list[float] = []
-        split = "training" if self.whole else "validation"
-        bar = tqdm(
-            self.names, desc=f"reading {split} photos", unit="photo", leave=False, disable=None
-        )
+        task = f"reading {'training' if self.whole else 'validation'} photos"
+        bar = tqdm(self.names, task, unit="photo", leave=False, disable=None)
         for name, photo in zip(bar, map_in_threads(self._try, self.names), strict=True):
             if isinstance(photo, StackError):
                 self.broken.append(str(photo))
@@ -177,7 +169,7 @@ def load_photos(options: Options, state: Checkpoint, world: World) -> tuple[Phot
 class Batch(NamedTuple):
     """A process's share of a batch."""
 
-    photos: Tensor  # n×S×S×3 float32, cropped
+    photos: Tensor  # n×S×S×3 float32, cropped; 0 to 255, as the model normalises them
     targets: Tensor  # n class indices
     is_counted: bool  # False for a photo that only keeps the process in step
     global_size: int  # photos of all processes together
@@ -201,13 +193,27 @@ def training_batches(photos: Photos, epoch: int, options: Options, world: World)
         yield Batch(cropped, targets[indices], len(share) > 0, len(batch))
 
 
-def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
-    """Return warnings about the photos; `skipped` has a line for each file that isn't used."""
+def warnings(train: Photos, val: Photos, skipped: list[str], weigh: str) -> list[str]:
+    """Return warnings about the photos; `skipped` has a line for each file that isn't used.
+
+    `weigh` is the command that trains again with class weights, or empty if they are in use.
+    """
     lines = []
     if skipped:
         lines.append(f"{_count(skipped, 'file')} skipped: {_some(skipped, MAX_SKIPPED_NAMED)}")
-    pairs, in_train = zip(val.paths, val.sha256, strict=True), set(train.sha256)
-    if duplicates := [str(path) for path, digest in pairs if digest in in_train]:
+    copies: dict[str, dict[str, str]] = defaultdict(dict)  # the first photo of each class
+    for name, sha256 in zip(train.names + val.names, train.sha256 + val.sha256, strict=True):
+        copies[sha256].setdefault(class_of(name, train.classes), name)
+    if ambiguous := [" and ".join(names.values()) for names in copies.values() if len(names) > 1]:
+        lines.append(
+            f"{_count(ambiguous, 'photo')} in two classes: {_some(ambiguous)}: keep one of each"
+        )
+    pairs, in_train = zip(val.names, val.sha256, strict=True), set(train.names)
+    if duplicates := [
+        str(val.data_dir / name)
+        for name, sha256 in pairs
+        if copies[sha256][class_of(name, val.classes)] in in_train
+    ]:
         lines.append(
             f"{_count(duplicates, 'validation photo')} duplicated among the training photos, which"
             f" flatters the accuracy: {_some(duplicates)}"
@@ -215,9 +221,8 @@ def warnings(train: Photos, val: Photos, skipped: list[str]) -> list[str]:
     counts = train.labels.bincount().tolist()
     if max(counts) >= IMBALANCED * min(counts):
         sizes = ", ".join(f"{n} {name}" for n, name in zip(counts, train.classes, strict=True))
-        lines.append(
-            f"imbalanced classes ({sizes}): look at the recall of each, and try --class-weights"
-        )
+        remedy = f", and weigh all classes alike: {weigh}" if weigh else ""
+        lines.append(f"imbalanced classes ({sizes}): look at the recall of each{remedy}")
     return lines
 
 

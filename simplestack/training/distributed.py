@@ -9,7 +9,6 @@ from typing import Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from simplestack.serving.cgroup import cores
@@ -72,15 +71,9 @@ class World:
         disable = True if self.rank else None  # None: unless on a terminal
         return tqdm(items, description, total, leave=False, disable=disable)
 
-    def print(self, text: str) -> None:
-        """Print a line, once for all processes."""
-        if self.rank == 0:
-            print(text)
-
     def autocast(self) -> torch.autocast:
         """Return the context of the forward pass."""
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def share(self, items: Tensor) -> Tensor:
         """Return this process's share of the items."""
@@ -97,10 +90,6 @@ class World:
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
-
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """Wrap the model so that the processes average their gradients in every step."""
-        return model if self.world_size == 1 else DistributedDataParallel(model)
 
     def memory(self, budget: float) -> float:
         """Return this process's share of the machine's memory budget."""

@@ -45,11 +45,7 @@ def cache_frozen_outputs(model: Classifier, photos: Photos, world: World) -> lis
 
 @torch.no_grad()
 def evaluate(
-    model: Classifier,
-    photos: Photos,
-    world: World,
-    *,
-    frozen: Iterable[Tensor] | None = None,
+    model: Classifier, photos: Photos, world: World, *, frozen: Iterable[Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs of the head, N×512, and the logits, N×C float32, of all photos, on the CPU.
 

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from simplestack.training import sample
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # left by operating systems
 SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-VAL_SHARE = 0.2  # of the photos, approximately, if there is no val/
+VAL_SHARE = 0.2  # of the photos of each class, if there is no val/
 MAX_IN_WARNING = 10  # files in one warning
 REMEDY = (
     "run `sh get_data.sh` first, or name another folder with --data-dir (with one folder per"
@@ -62,14 +62,13 @@ def scan(data_dir: Path) -> Folder:
         if not root.is_dir():
             raise StackError(f"there are no photos in {root}: {REMEDY}")
         classes: dict[str, list[str]] = {}
-        bar = tqdm(_subfolders(root), desc="listing", unit="class", leave=False, disable=None)
-        for folder in bar:
+        for folder in tqdm(_subfolders(root), "listing", unit="class", leave=False, disable=None):
             if folder.name.encode(errors="replace").decode() != folder.name:
                 raise StackError(
                     f"{root} has the class folder {folder.name!r}, not UTF-8: rename that folder"
                 )
             classes[folder.name] = []
-            for path in files_in([folder]):
+            for path in files_in(folder):
                 name = path.relative_to(data_dir).as_posix()
                 if is_photo(path):
                     classes[folder.name].append(name)
@@ -99,12 +98,13 @@ def split_photos(folder: Folder, seed: int) -> Names:
 
     Without folders for training and validation, `hold_out` chooses the validation photos.
     """
+    everywhere = ", also for the other split" if len(folder.roots) > 1 else ""
     for root, classes in zip(folder.roots, folder.photos, strict=True):
         for name, photos in classes.items():
             if not photos:
                 raise StackError(
                     f"{root / name} has no photos in it: put some there"
-                    f" ({', '.join(sorted(SUFFIXES))}), or remove the class from every split"
+                    f" ({', '.join(sorted(SUFFIXES))}), or remove that folder{everywhere}"
                 )
     parts = [list(classes.values()) for classes in folder.photos]
     if len(parts) == 1:
@@ -132,8 +132,8 @@ def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]
 def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], list[str]]:
     """Split a class into training and validation photos. Raises StackError if it has only one.
 
-    Photos with a hash below VAL_SHARE are for validation: at least one, and not all. So added
-    photos don't move others from training to validation.
+    A fifth, rounded, is for validation, but at least one photo: those with the smallest hashes. So
+    a photo that is added or removed moves at most one other. Copies of a photo stay together.
     """
     if len(names) == 1:
         raise StackError(
@@ -141,8 +141,9 @@ def hold_out(names: list[str], hashes: dict[str, float]) -> tuple[list[str], lis
             " one for validation"
         )
     ordered = sorted(names, key=lambda name: hashes[name])
-    below = sum(hashes[name] < VAL_SHARE for name in names)
-    count = min(max(1, below), len(names) - 1)
+    count = max(1, round(VAL_SHARE * len(names)))
+    while count < len(names) - 1 and hashes[ordered[count]] == hashes[ordered[count - 1]]:
+        count += 1
     return sorted(ordered[count:]), sorted(ordered[:count])
 
 
@@ -151,14 +152,11 @@ def changes(folder: Folder, classes: list[str], sizes: dict[str, int]) -> str:
 
     Raises StackError if its classes can't be used.
     """
-    now, new = folder.classes(), folder.sizes.keys() - sizes.keys()
-    edited = [n for n in folder.sizes.keys() & sizes.keys() if folder.sizes[n] != sizes[n]]
-    counts = {
-        "new photo" if len(new) == 1 else "new photos": new,
-        "gone": sizes.keys() - folder.sizes.keys(),
-        "edited": edited,
-    }
-    parts = [f"{len(names)} {change}" for change, names in counts.items() if names]
+    now, names = folder.classes(), folder.sizes.keys()
+    new, gone = names - sizes.keys(), sizes.keys() - names
+    edited = [name for name in names & sizes.keys() if folder.sizes[name] != sizes[name]]
+    counts = {"new photo" if len(new) == 1 else "new photos": new, "gone": gone, "edited": edited}
+    parts = [f"{len(photos)} {change}" for change, photos in counts.items() if photos]
     parts += [f"new class {name}" for name in now if name not in classes]
     parts += [f"class {name} gone" for name in classes if name not in now]
     return ", ".join(parts)
@@ -186,22 +184,16 @@ def class_of(name: str, classes: list[str]) -> str:
     return next((folder for folder in Path(name).parts[:2] if folder in classes), "")
 
 
-def photos_in(folders: Iterable[Path]) -> list[Path]:
-    """Return the photos in folders and below, sorted by name."""
-    return sorted(path for path in files_in(folders) if is_photo(path))
-
-
 def is_photo(path: Path) -> bool:
     """Return whether a path is a file with the suffix of a photo."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def files_in(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files in folders and below, but neither hidden ones nor those of systems."""
-    for top in folders:
-        for folder, below, names in os.walk(top):
-            below[:] = sorted(name for name in below if not _is_ignored(name))
-            yield from (Path(folder, name) for name in sorted(names) if not _is_ignored(name))
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below, but neither hidden ones nor those of systems."""
+    for parent, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not _is_ignored(name))
+        yield from (Path(parent, name) for name in sorted(names) if not _is_ignored(name))
 
 
 def disclaimer(data_dir: Path, from_scratch: bool) -> str:

@@ -59,8 +59,7 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
     Networks"). 0 means that of all predictions with a confidence of 0.8, 80 % are correct.
     """
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(float((correct - confidence)[bins == b].sum())) for b in range(BINS)]
-    return sum(gaps) / len(correct)
+    return float(np.abs(np.bincount(bins, correct - confidence)).sum() / len(correct))
 
 
 def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -> Metrics:
@@ -101,6 +100,7 @@ def compute_metrics(probabilities: Tensor, labels: Tensor, classes: list[str]) -
 def format_metrics(metrics: Metrics, photos: str = "validation photos") -> str:
     """Return the metrics as a few lines of text; `photos` names the photos."""
     count, accuracy = metrics["photos"], metrics["accuracy"]
+    photos = photos if count > 1 else photos.replace("photos", "photo", 1)
     lines = [f"accuracy {accuracy:.4f} on {count} {photos} ({format_interval(accuracy, count)})"]
     if "top-5" in metrics:
         lines.append(f"top-5 accuracy {format_accuracy(metrics['top-5'], count)}")

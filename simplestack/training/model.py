@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """Return the logits, N×C float32, of N×224×224×3 uint8 photos."""
+        """Return the logits, N×C float32, of N×S×S×3 photos, 0 to 255: uint8, or float32 crops."""
         return cast(Tensor, self.resnet.fc(self.features(self.frozen(photos))))
 
     def frozen(self, photos: Tensor) -> Tensor:
@@ -76,13 +76,10 @@ class Classifier(nn.Module):
         return self
 
     def parameter_groups(self, lr: float, head_lr_scale: float) -> list[dict[str, Any]]:
-        """Return an optimizer's groups: the unfrozen body, and the head with a larger lr."""
+        """Return an optimizer's groups: the body, and the head with a larger lr."""
         head = list(self.resnet.fc.parameters())
         body = [p for name, p in self.resnet.named_parameters() if not name.startswith("fc.")]
-        return [
-            {"params": [p for p in group if p.requires_grad], "lr": rate, "initial_lr": rate}
-            for group, rate in ((body, lr), (head, lr * head_lr_scale))
-        ]
+        return [{"params": body, "lr": lr}, {"params": head, "lr": lr * head_lr_scale}]
 
     def _stages(self) -> list[nn.Module]:
         net = self.resnet

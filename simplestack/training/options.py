@@ -47,11 +47,15 @@ class Options:
         return _command(["-c", str(self.output)], values, vars(Options))
 
 
-def command(recorded: dict[str, Any]) -> str:
-    """Return the command that repeats a run, from the options that its checkpoint recorded."""
+def command(recorded: dict[str, Any], output: Path | None = None) -> str:
+    """Return the command that repeats a run, from the options that its checkpoint recorded.
+
+    With `output`, the command replaces that checkpoint.
+    """
     recipe = "tutorial" if recorded["from_scratch"] else "lp-ft"
     defaults = {**vars(RECIPES[recorded["recipe"]]), **vars(Options), "recipe": recipe}
-    return _command([], recorded, defaults)
+    words = [] if output is None else ["--update", "--output", str(output)]
+    return _command(words, recorded, defaults)
 
 
 def _command(words: list[str], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
@@ -69,13 +73,9 @@ def build_parser() -> ArgumentParser:
         epilog="Next: python saveToBento.py",
         argument_default=argparse.SUPPRESS,
     )
-    lp_ft, tutorial = RECIPES["lp-ft"], RECIPES["tutorial"]
-    default = "(default: {}; tutorial: {})"
-    epochs = default.format(lp_ft.epochs, tutorial.epochs)
-    batch_size = default.format(lp_ft.batch_size, tutorial.batch_size)
-    lr = f"lp-ft scales the head's by {lp_ft.head_lr_scale:g} " + default.format(
-        lp_ft.lr, tutorial.lr
-    )
+    lp_ft, tutorial = vars(RECIPES["lp-ft"]), vars(RECIPES["tutorial"])
+    default = {k: f"(default: {v}; tutorial: {tutorial[k]})" for k, v in lp_ft.items()}
+    lr = f"lp-ft scales the head's by {lp_ft['head_lr_scale']:g} {default['lr']}"
     recipes = (
         "lp-ft: linear probe, then fine-tuning; tutorial: as in PyTorch's tutorial"
         " (default: lp-ft, or tutorial with --from-scratch)"
@@ -84,9 +84,10 @@ def build_parser() -> ArgumentParser:
     add("-c", "--checkpoint", type=Path, help="resume the run that wrote this checkpoint")
     add("--data-dir", type=Path, help="the photos (default: data)")
     add("--recipe", choices=tuple(RECIPES), help=recipes)
-    add("--epochs", type=int, help=f"epochs of fine-tuning {epochs}")
+    add("--epochs", type=int, help=f"epochs of fine-tuning {default['epochs']}")
     add("--freeze", dest="epochs", action="store_const", const=0, help="only the head: --epochs 0")
-    add("--batch-size", type=int, help=f"photos per step, over all processes {batch_size}")
+    batch_size = f"photos per step, over all processes {default['batch_size']}"
+    add("--batch-size", type=int, help=batch_size)
     add("--lr", type=float, help=f"learning rate of SGD; {lr}")
     class_weights = "weigh each class alike, however few photos it has"
     add("--class-weights", action="store_true", help=class_weights)
@@ -97,7 +98,9 @@ def build_parser() -> ArgumentParser:
     from_scratch = "start from random weights: needs no download, is much less accurate"
     add("--from-scratch", action="store_true", help=from_scratch)
     add("--output", type=Path, help="the checkpoint (default: saved_models/DATE-TIME.ckpt)")
-    update = "resume --output if it exists; start over if the photos have changed"
+    update = (
+        "resume --output if it exists; start over if the photos have changed, or to weigh classes"
+    )
     add("--update", action="store_true", help=update)
     add("--evaluate", action="store_true", help="only measure --checkpoint, on any --data-dir")
     save_to_bento = "pack the result for serving (default: ask on a terminal, else no)"

@@ -15,7 +15,7 @@ class Recipe:
     batch_size: int = 16  # photos per step, over all processes
     lr: float = 0.0003  # of the body
     head_lr_scale: float = 3.0  # lr scale of the head: times lr
-    linear_probe: bool = True  # first, as epoch 0 (see Classifier.fit_linear_probe)
+    linear_probe: bool = True  # first, as epoch 0 (train.py's fit_linear_probe)
     frozen_stages: int = 3  # of 5, stem included: edges and textures suit any photo
     frozen_statistics: bool = True  # batch norm keeps ImageNet's: those of a few photos are noise
     mixed_precision: bool = True  # if the device has instructions for it

@@ -64,7 +64,7 @@ def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
         "same_answers": (expected.argmax(1) == served.argmax(1)).sum(),
         "largest_logit_difference_fp32": pytest.approx(differences[0], abs=1e-5),
         "largest_logit_difference_packed": pytest.approx(differences[1], abs=1e-5),
-        "unlike": {"threshold": None, "reason": "it was trained on fewer than 20 photos"},
+        "unlike": {"threshold": None, "reason": "it was trained on fewer than 40 photos"},
     }
     assert (images.RESIZE, images.CROP) == (256, 224)
     assert "knows nothing of real photos" in metadata["notice"]
@@ -106,7 +106,7 @@ def test_requirements_are_pinned_and_without_torch(bento):
     assert re.fullmatch(r"bentoml==[\w.]+", bentoml_again)  # BentoML adds it; ours has hashes
     assert all(re.match(r"[\w.-]+==[\w.]+[; ].*--hash=sha256:", line) for line in lines)
     names = {line.partition("==")[0] for line in lines}
-    assert {"bentoml", "onnxruntime", "pillow", "numpy"} <= names
+    assert {"bentoml", "onnxruntime", "pillow", "numpy", "pip"} <= names
     assert not {name for name in names if name.startswith(("torch", "nvidia-cu", "onnxscript"))}
 
 

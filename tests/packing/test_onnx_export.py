@@ -33,7 +33,7 @@ def first_layer(path, photos):
     graph = onnx.load(path).graph
     layer = next(node for node in graph.node if node.op_type == "Conv")
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    names = ("model.mean", "model.std", *layer.input[1:])
+    names = ("mean", "std", *layer.input[1:])
     mean, std, weight, bias = (torch.from_numpy(arrays[name].copy()) for name in names)
     x = (torch.from_numpy(photos).float() - mean) / std
     return [

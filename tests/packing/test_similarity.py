@@ -33,7 +33,7 @@ def test_the_model_returns_the_largest_cosine_with_a_row_of_the_bank(exported, t
 def test_a_photo_in_which_nothing_is_seen_is_similar_to_nothing(exported, tmp_path):
     network, path = onnx.load(exported / "fp32.onnx"), tmp_path / "model.onnx"
     tensors = {tensor.name: tensor for tensor in network.graph.initializer}
-    bias = tensors["model.resnet.layer4.1.conv2.weight_bias"]  # of the last layer before a ReLU
+    bias = tensors["resnet.layer4.1.conv2.weight_bias"]  # of the last layer before a ReLU
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(512, -1e6, np.float32), bias.name))
     onnx.save(network, path)
     similarity.add_bank(path, unit(np.ones((2, 512))))
@@ -78,11 +78,11 @@ def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities()
 @pytest.mark.parametrize(
     ("bank", "reason"),
     [
-        (around(0, count=1), "fewer than 20 photos"),
-        (around(0, count=19), "fewer than 20 photos"),
-        (around(0, count=1).repeat(30, 0), "look alike"),  # all the same
-        (around(0, count=30, spread=0.01), "look alike"),
-        (np.zeros((20, 512), np.float32), ""),  # sees nothing: nothing is unlike
+        (around(0, count=1), "fewer than 40 photos"),
+        (around(0, count=39), "fewer than 40 photos"),
+        (around(0, count=1).repeat(40, 0), "look alike"),  # all the same
+        (around(0, count=40, spread=0.01), "look alike"),
+        (np.zeros((40, 512), np.float32), ""),  # sees nothing: nothing is unlike
     ],
 )
 def test_no_threshold_without_sense(bank, reason):

@@ -1,6 +1,7 @@
 """The photos of a report that were most wrong, and the heat on them."""
 
 import torch
+from helpers import PROJECT
 
 from simplestack.report import figures
 from simplestack.training import folders
@@ -31,3 +32,8 @@ def test_heat_lies_where_the_network_looked():
     shown = figures.heat(torch.zeros(224, 224, 3, dtype=torch.uint8), cam)
     assert shown[5, 5, 0] > 100
     assert shown[200, 200, 0] == 0
+
+
+def test_the_page_draws_the_heat_in_the_same_colour():
+    page = (PROJECT / "simplestack/serving/web/index.html").read_text()
+    assert f"[{', '.join(map(str, figures.HEAT))}, {figures.OPACITY} * 255 *" in page

@@ -1,5 +1,6 @@
 """Photos that may have the wrong label, and near-duplicates."""
 
+import re
 import shutil
 
 import pytest
@@ -22,7 +23,7 @@ def around(axis, count, seed=0):
 
 def doubted(features, labels):
     probabilities = label_check.cross_validate(features, labels, 2)
-    return label_check.wrong_labels(label_check.compare(features).neighbours, labels, probabilities)
+    return label_check.wrong_labels(label_check.compare(features)[0], labels, probabilities)
 
 
 def test_a_label_that_neighbours_and_a_head_contradict_is_doubted_if_its_class_has_many_photos():
@@ -33,7 +34,7 @@ def test_a_label_that_neighbours_and_a_head_contradict_is_doubted_if_its_class_h
     assert doubted(around(0, 35), torch.tensor([0] * 30 + [1] * 5)) == []
     features = torch.cat([around(0, 1), around(1, 1)])
     assert doubted(features, torch.tensor([0, 1])) == []
-    assert label_check.compare(features).neighbours.tolist() == [[1], [0]]
+    assert label_check.compare(features)[0].tolist() == [[1], [0]]
 
 
 def test_the_least_probable_label_comes_first():
@@ -49,15 +50,28 @@ def test_near_duplicates_are_found_once_the_most_similar_first(monkeypatch, chun
     features = torch.cat([around(i, 1, seed=i) for i in range(9)])
     features[7] = 2 * features[1]
     features[4] = features[0] + 0.3 * torch.eye(512)[300]
-    found = label_check.compare(features)
-    assert [pair[1:] for pair in found.pairs] == [(1, 7), (0, 4)]
-    assert found.pairs[0][0] == pytest.approx(1, abs=1e-6)
-    assert (found.total, found.neighbours[7, 0]) == (2, 1)
+    neighbours, pairs, total = label_check.compare(features)
+    assert [pair[1:] for pair in pairs] == [(1, 7), (0, 4)]
+    assert pairs[0][0] == pytest.approx(1, abs=1e-6)
+    assert (total, neighbours[7, 0]) == (2, 1)
 
 
 def test_of_many_near_duplicates_a_few_are_shown_and_all_are_counted():
-    found = label_check.compare(torch.ones(40, 512))
-    assert (len(found.pairs), found.total) == (label_check.MAX_PAIRS, 40 * 39 // 2)
+    _, pairs, total = label_check.compare(torch.ones(40, 512))
+    assert (len(pairs), total) == (label_check.MAX_PAIRS, 40 * 39 // 2)
+
+
+def test_the_caption_of_near_duplicates_in_two_classes_asks_for_the_label(tmp_path):
+    write_pictures(tmp_path, 4, CLASSES)
+    names = folders.split_photos(folders.scan(tmp_path), seed=0)
+    ordered = names["train"] + names["val"]
+    features = torch.eye(512)[:8]
+    ants, bees = (ordered.index(f"{name}/0.png") for name in CLASSES)
+    features[bees] = features[ants]
+    (figure,) = label_check.find(
+        Checkpoint(CLASSES, names, {}, "", {}, features=features), tmp_path
+    ).near_duplicates
+    assert re.search(r": similarity 1\.00: (ants or bees|bees or ants)\?$", figure.caption)
 
 
 def test_photos_with_doubtful_labels_are_named_and_shown(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_history_metrics_and_arguments_lie_beside_the_page(clean):
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert rows == state.history
     measured = json.loads((clean / "metrics.json").read_text())
-    assert (measured["photos"], measured["accuracy"]) == (4, state.best_accuracy)
+    assert (measured["photos"], measured["accuracy"]) == (4, state.best_row["val_accuracy"])
     assert measured["confusion"] == [[2, 0], [0, 2]]
     assert set(measured["classes"]) == {"ants", "bees"}
     assert json.loads((clean / "args.json").read_text()) == state.arguments
@@ -117,6 +117,7 @@ def test_the_page_tells_of_the_run_and_its_photos_and_needs_no_other_file(page):
         "<tr><th>bees<td>5<td>2<td>2 of 3 .20.8% to 93.9%.<td>2 of 2 .34.2% to 100.0%.<td>–",
         "<tr><th>all<td>10<td>5<td>",
         r"<p class=big>4 of 5</p>\n<p>validation photos are classified correctly \(95%",
+        "<p>10 training photos are few to recognise .*: the\nservice won't mark any.</p>",
         r"<th>duration of training<td>0:00:\d\d",
         r"<th>device<td>\d+ CPU threads",
         f"<th>torch<td>{re.escape(torch.__version__)}",

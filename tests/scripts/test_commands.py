@@ -1,7 +1,10 @@
 """python -m simplestack: the commands for the shell scripts."""
 
+import os
 import socket
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from simplestack.__main__ import main
@@ -14,7 +17,12 @@ def test_taken_port_is_one_clear_line(monkeypatch):
     with socket.create_server((local_server.HOST, 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setenv("PORT", str(port))
-        with pytest.raises(StackError, match=f"port {port} is taken by another program"):
+        with pytest.raises(
+            StackError, match=rf"port {port} is taken by .+ \(process {os.getpid()}\)"
+        ):
+            main(["check-port"])
+        monkeypatch.setattr(psutil, "net_connections", Mock(side_effect=psutil.AccessDenied))
+        with pytest.raises(StackError, match="is taken by another program: stop that program, or"):
             main(["check-port"])
     main(["check-port"])  # it is free again
 

@@ -76,6 +76,13 @@ def test_make_help_lists_every_recipe():
     assert sorted(re.findall(r"^  make ([\w-]+)", text, re.MULTILINE)) == sorted(phony.split())
 
 
+def test_the_workflow_names_its_actions_by_commit_and_their_version_in_a_comment():
+    lines = (PROJECT / ".github/workflows/test.yml").read_text().splitlines()
+    actions = [line for line in lines if "uses:" in line]
+    assert actions
+    assert all(re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", action) for action in actions)
+
+
 def test_the_manifest_fits_its_schema_the_readme_is_short_and_torch_pins_cuda():
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 200
     assert not re.search("^(cuda|nvidia|triton)", (PROJECT / "requirements.txt").read_text(), re.M)

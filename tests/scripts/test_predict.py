@@ -58,6 +58,30 @@ def test_each_photo_is_a_row_and_one_that_is_named_twice_too(
     assert [row["path"] for row in rows] == [*(f"{folder}/{name}" for name in names), "b.jpg"]
 
 
+def test_names_run_nothing_in_spreadsheets_and_terminals(
+    photo, model_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    hidden = "\x1b[2J\x9b\x7f\n.jpg"
+    written = {
+        "\t=1.jpg": "\\u0009=1.jpg",
+        hidden: r"\u001b[2J\u009b\u007f\u000a.jpg",
+        "+1.jpg": "./+1.jpg",
+        "-1.jpg": "./-1.jpg",
+        "=1.jpg": "./=1.jpg",
+        "@1.jpg": "./@1.jpg",
+        "a=1\u202f蜜.jpg": "a=1\u202f蜜.jpg",
+    }
+    for name in written:
+        shutil.copy(photo, tmp_path / name)
+    words = (".", "--model", model_file)
+    assert [row["path"] for row in answers(capsys, *words)] == [*written.values()]
+    assert predict.main([*map(str, words), "--json"])
+    printed = capsys.readouterr().out
+    assert not any(ord(c) in predict.CONTROLS for c in printed.replace("\n", ""))
+    assert [json.loads(line)["path"] for line in printed.splitlines()] == [*written]
+
+
 def test_answers_and_errors_are_the_services(client, pictures, photo, tmp_path, capsys):
     shutil.copytree(pictures / "val", tmp_path / "val")
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:-2000])

@@ -49,8 +49,8 @@ trying it …
 
 validation accuracy: {before} before packing, {after} packed (int8; {right} of 6 photos{interval}\
 ); the same answer to {same} of 6 photos
-no photo is called unlike the training photos, as it was trained on fewer than 20 photos
-{photo} → {ANSWER}
+no photo is called unlike the training photos, as it was trained on fewer than 40 photos
+{photo} (correct: bees) → {ANSWER}
 ONNX file: saved_models/short.onnx
 tag: ant_or_bee_classifier:{bento.name}
 saved path: {bento}
@@ -136,7 +136,9 @@ def test_photos_of_others_are_shown_only_if_they_are_the_tutorials(trained, tmp_
 @odd_names
 def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, model_file, capsys):
     for name, shown in ((ODD_NAME, r"caf\xe9"), ("a bee", "a bee")):
-        saveToBento.show(bentos.latest(bento.parent.name), model_file, Path("/photos", name))
+        saveToBento.show(
+            bentos.latest(bento.parent.name), model_file, Path("/photos", name), "bees"
+        )
         assert f"--data-binary '@/photos/{shown}'" in capsys.readouterr().out
 
 
@@ -146,7 +148,8 @@ def test_packing_says_if_photos_have_changed_since(trained, pictures, tmp_path, 
     saveToBento.select_photos(state, trained, data)
     assert capsys.readouterr().err == (
         f"note: {data} has changed since {trained} was trained (1 gone). To train on them:\n"
-        f"  python train.py --update --data-dir {data} --output {trained}\n"
+        f"  python train.py --update --output {trained} --epochs 2 --data-dir {data}"
+        " --from-scratch\n"
     )
     assert len(state.photos["val"]) == 5
     for path in data.glob("train/*/*.jpg"):

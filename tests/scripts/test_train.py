@@ -1,5 +1,8 @@
 """train.py: from photos to a checkpoint and its report, again and again, on a small network."""
 
+import errno
+import fcntl
+import os
 import re
 import shutil
 import sys
@@ -66,7 +69,7 @@ def test_checkpoint_holds_the_run(run):
     state, world = checkpoint.load(RUN), World(CPU)
     assert (state.classes, state.epoch) == (["ants", "bees"], 1)
     best = max(state.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-    assert state.best_accuracy == best["val_accuracy"]
+    assert state.best_row["val_accuracy"] == best["val_accuracy"]
     val = dataset.Photos(run / "photos", state.photos["val"], state.classes, whole=False)
     _, logits = evaluate(load_best(state), val, world)
     loss = pytest.approx(best["val_loss"], rel=1e-2)  # if computed in bfloat16
@@ -127,6 +130,25 @@ def test_a_mistake_is_one_clear_line_and_changes_nothing(run, capsys, arguments,
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
+def test_a_run_reads_no_photo_while_another_one_has_its_output(run, monkeypatch):
+    monkeypatch.setattr(dataset, "load_photos", None)
+    refused = pytest.raises(StackError, match=r"another train\.py is writing b\.ckpt: ")
+    with checkpoint.lock(run / "b.ckpt"), refused:
+        train_in_process("b.ckpt", "--data-dir", "photos")
+    assert not [*run.glob("b.*")]
+
+
+@pytest.mark.usefixtures("run")
+def test_without_locks_in_the_file_system_a_warning_is_printed(monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert train_in_process("b.ckpt", "--data-dir", "photos", "--freeze").epoch == 0
+    said = "warning: can't lock b.ckpt (No locks available): don't train it twice at once\n"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("answer", "packed"), [("yes", [["a.ckpt"]]), ("no", []), ("ask", [])])
 def test_a_run_is_packed_at_the_end_if_that_is_wanted(monkeypatch, answer, packed):
     calls = []
@@ -180,7 +202,7 @@ def evaluated(capsys, *arguments):
 
 def test_evaluate_prints_the_metrics_and_which_photo_is_gone(run, capsys):
     state, names = checkpoint.load(RUN), checkpoint.load(RUN).photos["val"]
-    assert state.best_accuracy == 1
+    assert state.best_row["val_accuracy"] == 1
     total, (said, _) = len(names), evaluated(capsys)
     assert f"accuracy 1.0000 on {total} validation photos ({total} of {total} photos, 95 %" in said
     rows = re.findall(r"^(\w+)  precision .* recall .* f1-score –", said, re.MULTILINE)

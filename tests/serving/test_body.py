@@ -58,7 +58,12 @@ def inputs(image=ENCODED, **others):
 @pytest.mark.parametrize(
     ("text", "top_k"),
     [
-        *((inputs(), b""), (inputs(parameters={"top_k": 3}), b"3"), (inputs(""), b"")),
+        *(
+            (inputs(f"data:image/jpeg;base64,{ENCODED}"), b""),
+            (inputs(), b""),
+            (inputs(parameters={"top_k": 3}), b"3"),
+            (inputs(""), b""),
+        ),
         (inputs(parameters={"top_k": None, "function_to_apply": "softmax"}), b""),
         ('{"parameters": {"top_k": 999999}, ' + inputs()[1:], b"999999"),
         (inputs(parameters={"top_k": "2&explain=1"}), b'"2&explain=1"'),  # for the gate to reject
@@ -84,7 +89,8 @@ FUNCTIONS = [inputs(parameters={"function_to_apply": x}) for x in ("sigmoid", ""
 @pytest.mark.parametrize(
     ("body", "content_type", "sentence"),
     [
-        (file(b"a") + END, "multipart/form-data", DAMAGED),
+        (file(b"a") + END, "multipart/form-data", bodies.NO_BOUNDARY),
+        (IMAGE, "Multipart/form-data; charset=x", bodies.NO_BOUNDARY),  # a raw picture
         (file(b"a") + END, "multipart/form-data; boundary=", DAMAGED),
         (file(b"a") + END, f"multipart/form-data; boundary={'x' * 71}", DAMAGED),
         (file(b"a") + END, f"multipart/form-data; boundary={'x' * 1000}", DAMAGED),

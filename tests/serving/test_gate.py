@@ -1,11 +1,14 @@
 """The requests that the gate forwards or rejects: the contract of /predict and /classify."""
 
 import asyncio
+import base64
+import io
 import re
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 from unittest.mock import AsyncMock, MagicMock, Mock
 
+import numpy as np
 import pytest
 from helpers import check_answer, encode
 from PIL import Image
@@ -14,6 +17,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
+from simplestack.serving import images
 from simplestack.serving.gate import Gate
 from simplestack.serving.responses import HANDLERS
 from simplestack.serving.settings import Settings
@@ -192,6 +196,7 @@ NONE, NO_NUMBERS = ("sésame", "Bearer ", ""), ("0", "-1", "", "1.5", "1234567",
         *(("", {"method": x}, 405, POST) for x in ("GET", "PUT", "OPTIONS", "HEAD")),
         *(("", {"query": f"top_k={x}"}, 400, NO_TOP_K) for x in NO_NUMBERS),
         *(("", {"query": f"explain={x}"}, 400, NO_EXPLAIN) for x in ("", "true", "2")),
+        ("", {"query": "picture=yes"}, 400, NO_EXPLAIN.replace("explain", "picture")),
         *(("", {"query": x, "authorization": "Bearer ÿ"}, 200, None) for x in ASKED),
         *(("é", {"authorization": x}, 200, None) for x in ("Bearer é", "bearer é", "BEARER é")),
         *(("sésame", {"authorization": x}, 401, UNKNOWN) for x in (*TOKENS, *NONE)),
@@ -268,6 +273,13 @@ async def test_the_fuller_the_buffers_the_smaller_a_body_must_be(in_flight, size
     assert door.gate.buffered == 0
 
 
+async def test_a_body_for_which_there_is_no_room_is_read_to_its_end():
+    door = Door()
+    async with held(door, *[bytes(100)] * 4):
+        answer = await door.ask(bytes(60), bytes(30), bytes(10))
+        assert (answer[:3], door.gate.buffered) == ((503, BUSY, 100), 400)
+
+
 @pytest.mark.parametrize(
     ("chunks", "status"),
     [
@@ -320,6 +332,15 @@ def test_an_answer_is_a_line_with_at_most_six_digits_and_on_request_a_map(client
     assert explained == plain.json() == same.json()
     assert list(best.json()["probabilities"]) == [explained["label"]]
     check_answer(explained)
+
+
+def test_on_request_an_answer_has_the_picture_that_the_network_saw(client, photo):
+    answer = client.post("/predict?picture=1", content=photo.read_bytes()).json()
+    head, _, data = answer.pop("picture").partition(",")
+    assert head == "data:image/jpeg;base64"
+    seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), int)
+    assert np.abs(seen - images.read(photo.read_bytes())).mean() < 3
+    check_answer(answer)
 
 
 def test_limits_come_from_the_environment(serve):

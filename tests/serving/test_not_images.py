@@ -111,6 +111,22 @@ def test_an_image_that_curl_has_stripped_of_line_breaks_and_zeros_gets_the_remed
     assert str(raised.value) == CURL_D
 
 
+TO_TEXT = {
+    "decode, replacing": lambda data: data.decode("utf-8", "replace").encode(),  # gateways
+    "latin-1": lambda data: data.decode("latin-1").encode(),
+    "str(bytes)": lambda data: str(data).encode(),
+}
+
+
+@pytest.mark.parametrize("to_text", TO_TEXT.values(), ids=TO_TEXT)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "PPM"])  # whose bytes fit all
+def test_an_image_that_was_turned_into_text_is_told_so(kind, to_text):
+    noise = Image.effect_noise((100, 80), 80).convert("P" if kind == "GIF" else "RGB")
+    with pytest.raises(BadImageError) as raised:
+        images.read(to_text(encode(noise, kind)))
+    assert (raised.type, str(raised.value)) == (BadImageError, not_images.MANGLED)
+
+
 def test_page_description_and_documentation_name_all_formats():
     web = PROJECT / "simplestack/serving/web"
     components = json.loads((web.parent / "openapi.json").read_text())["components"]

@@ -23,12 +23,12 @@ def test_unset_settings_have_their_defaults():
 def test_every_setting_is_read_from_the_variable_with_its_name_in_capitals():
     numbers = {name: i for i, name in enumerate(NUMBERS, 1)}
     origins = "https://a.org, http://b.org:8000,"
-    texts = {"API_TOKEN": "a b", "CORS_ORIGINS": origins}
+    texts = {"API_TOKEN": "a b", "METRICS": "off", "CORS_ORIGINS": origins}
     read = settings.read({**{name: f"00{i}" for name, i in numbers.items()}, **texts})
     origins = ("https://a.org", "http://b.org:8000")
     assert asdict(read) == {
         **{name.lower(): i for name, i in numbers.items()},
-        **{"api_token": "a b", "cors_origins": origins},
+        **{"api_token": "a b", "metrics": "off", "cors_origins": origins},
     }
     assert settings.read({"CORS_ORIGINS": "*"}).cors_origins == ("*",)
     assert settings.read({"MAX_PIXELS": "9" * 15}).max_pixels == 10**15 - 1
@@ -50,6 +50,10 @@ def test_the_table_in_the_documentation_has_every_setting_and_its_default():
         ("MAX_BYTES", "9" * 16, f"MAX_BYTES='{'9' * 16}' {NO_NUMBER}"),
         ("MAX_BYTES", "9" * 5000, f"MAX_BYTES='{'9' * 20}' {NO_NUMBER}"),
         *(("API_TOKEN", value, TOKEN) for value in (" a", "a ", "a\nb", "\udcff")),
+        *(
+            ("METRICS", x, f"METRICS='{x[:20]}' is neither on nor off: correct or unset it")
+            for x in ("", "0", "OFF", "o" * 30)
+        ),
         *(
             ("CORS_ORIGINS", f"*, {x}", f"CORS_ORIGINS='{x}' is not an origin: {ORIGINS}")
             for x in ("example.com", "https://a.org/x")

@@ -1,5 +1,6 @@
 """All routes but the predictions: pages, example photos, model.json, 404 and CORS."""
 
+import re
 import sys
 
 import pytest
@@ -44,11 +45,29 @@ def test_example_photos_are_jpegs_at_the_paths_in_model_json(client):
 BESIDE = ("examples/4.jpg", "examples/", "examples/..%2Fmodel.onnx")  # the example photos
 
 
-@pytest.mark.parametrize("path", [*BESIDE, "nothing", "predict%0a", "docs/", "static_content"])
+STATIC = ("static_content", "static_content/", "static_content/x", "static_content/index.css")
+NOTHING = (404, {"error": "There is nothing at this path."})
+
+
+@pytest.mark.parametrize("path", [*BESIDE, *STATIC, "nothing", "predict%0a", "docs/"])
 def test_an_unknown_path_is_a_404_in_json(client, path):
-    answer = client.get(f"/{path}")
-    result = (answer.status_code, answer.json())
-    assert result == (404, {"error": "There is nothing at this path."})
+    answer, head = client.get(f"/{path}"), client.head(f"/{path}")
+    assert (answer.status_code, answer.json()) == NOTHING
+    assert head.status_code == 404
+    assert head.headers["content-type"] == "application/json"
+
+
+def test_metrics_can_be_closed(serve):
+    with serve(METRICS="off") as client:
+        answer = client.get("/metrics")
+        assert (answer.status_code, answer.json()) == NOTHING
+        assert client.get("/readyz").status_code == 200
+
+
+def test_the_files_of_the_description_s_page_are_served(client):
+    paths = re.findall('"(static_content/[^"]+)"', client.get("/docs").text)
+    assert len(paths) == 4
+    assert [client.get(f"/{path}").status_code for path in paths] == [200] * 4
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -63,7 +82,7 @@ def test_a_page_may_only_run_and_load_its_own_files(client, path):
 
 def test_without_a_threshold_model_json_has_the_reason(client):
     unlike = client.get("/model.json").json()["unlike"]
-    assert unlike == {"threshold": None, "reason": "it was trained on fewer than 20 photos"}
+    assert unlike == {"threshold": None, "reason": "it was trained on fewer than 40 photos"}
 
 
 @pytest.mark.usefixtures("noise")

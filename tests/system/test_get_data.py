@@ -167,8 +167,8 @@ def test_no_photos_are_one_clear_line_and_leave_nothing(archive, web, tmp_path):
         (bomb, BOTH, 1, "is not a whole zip archive"),
         (climbing, BOTH, 1, "has paths that lead out of its folder"),
         (absolute, BOTH, 1, "has paths that lead out of its folder"),
-        (no_train, BOTH, 1, "no train/ and val/ folders"),
-        (no_val, BOTH, 1, "no train/ and val/ folders"),
+        (no_train, BOTH, 1, "has no class folders"),
+        (no_val, BOTH, 1, "has no class folders"),
     ):
         offline, path = {} if url else OFFLINE, tempfile.mkdtemp(dir=tmp_path)
         for tool in (*BASIC.split(), *tools):
@@ -210,10 +210,21 @@ def test_another_folder_can_be_named_and_photos_in_it_stay_as_they_are(archive, 
     assert get(tmp_path, **named).stdout == SHOWN.partition("\nNext")[0] + then
     shutil.rmtree(tmp_path / "other/my photos/val")  # own photos may be without
     before = contents(tmp_path)
-    already = "The photos are in other/my photos/ already: nothing changed.\n"
+    already = "The photos are in other/my photos/ already.\n"
     assert get(tmp_path, **named).stdout == already + then
     assert get(tmp_path, **named, NO_NEXT="yes").stdout == already
     assert contents(tmp_path) == before
+
+
+def test_the_archive_may_have_class_folders_alone(archive, tmp_path):
+    ants = {"hymenoptera_data/val/ants/00.jpg": "my own/ants'/a.jpg"}
+    bees = {f"hymenoptera_data/val/bees/0{i}.jpg": f"my own/bees/{i}.jpg" for i in range(2)}
+    mine = rewrite(archive, tmp_path / "mine.zip", {**ants, **bees}.get)
+    with zipfile.ZipFile(mine, "a") as file:  # as macOS packs it
+        file.writestr("__MACOSX/my own/._bees", b"")
+    shown = "ants': 1 photo\nbees: 2 photos\n\nNext: python train.py --data-dir 'it'\\''s'\n"
+    assert get(tmp_path, url=mine, DATA_DIR="it's").stdout == shown
+    assert sorted(contents(tmp_path / "it's")) == ["ants'/a.jpg", "bees/0.jpg", "bees/1.jpg"]
 
 
 def test_a_sample_is_drawn_once_and_photos_replace_it_for_good(archive, tmp_path):

@@ -52,6 +52,10 @@ def test_folders_of_the_same_name_have_checkpoints_of_their_own(make_run, tmp_pa
         result, steps = make_run(DATA_DIR=name)
         assert result.returncode == 0
         assert f"train.py --data-dir {name} --output saved_models/my photos-" in steps[3]
+        assert (
+            f"\n$ python train.py --data-dir '{name}' --output 'saved_models/my ph" in result.stdout
+        )
+        assert "your own photos" not in result.stdout
         found.append(steps[4])
     assert found[0] != found[1]
 

@@ -133,6 +133,9 @@ def test_pixels_are_those_of_the_service_and_of_a_large_jpeg_nearly_so(page):
     assert difference.max() < 8
 
 
+CANT_READ = "This browser can't read the file as an image: use a JPEG, PNG, WebP, GIF or BMP file."
+
+
 def test_bad_input_gets_a_sentence(page):
     whole = [encode(drawing(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP")]
     small = b"Exif\0\0" + encode(drawing(64, 64), "JPEG")  # before the pixels of the large one
@@ -144,9 +147,10 @@ def test_bad_input_gets_a_sentence(page):
             images.read(data)
         assert (data[:9], answer(page, data)["error"]) == (data[:9], str(refused.value))
     drawn = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
-    for data in (b"", b"%PDF-1.7\n\0", drawn, encode(drawing(), "TIFF")):
+    portable = (encode(drawing(), kind) for kind in ("TIFF", "HEIF", "PPM"))
+    for data in (b"", b"%PDF-1.7\n\0", drawn, *portable):
         error = answer(page, data)["error"]
-        assert (data[:9], error) == (data[:9], "This browser can't read the file as an image.")
+        assert (data[:9], error) == (data[:9], CANT_READ)
 
 
 def test_a_file_that_is_damaged_is_not_run_and_one_that_is_missing_is_tried_again(

@@ -80,6 +80,23 @@ def test_a_killed_and_resumed_run_ends_as_one_that_never_stopped(tmp_path, photo
     assert same_weights(resumed.best, straight.best)
 
 
+def test_a_checkpoint_is_written_by_one_training_at_a_time_and_a_killed_one_is_not_in_the_way(
+    tmp_path, photos
+):
+    path = tmp_path / "a.ckpt"
+    first = start_training("--data-dir", photos, "--epochs", 50, "--output", path)
+    assert any(line.startswith("epoch  1/50") for line in first.stdout)
+    with start_training("-c", path) as second:
+        said = second.stdout.read()
+    assert (second.returncode, said.count("\n")) == (1, 1)
+    assert said.startswith(f"error: another train.py is writing {path}: ")
+    with first:
+        first.kill()
+    stop_at(third := start_training("-c", path), "epoch", signal.SIGINT)
+    assert third.returncode == -signal.SIGINT
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.ckpt", "photos"]
+
+
 def test_a_photo_that_vanishes_ends_the_training_with_one_line(tmp_path, photos):
     run = ("--data-dir", photos, "--epochs", 50, "--cache", 0)
     with start_training(*run, "--output", tmp_path / "a.ckpt") as process:

@@ -41,7 +41,7 @@ def given(*words):
 
 
 def new(folder, *words):
-    return checkpoint.new(merge(given("--data-dir", folder, *words), {}))
+    return checkpoint.begin(merge(given("--data-dir", folder, *words), {}))
 
 
 def taught(layer):
@@ -105,7 +105,7 @@ def test_the_best_epoch_is_the_most_accurate(rows, best):
     names = ("val_accuracy", "val_loss")
     history = [{"epoch": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(rows)]
     state = Checkpoint(["a", "b"], {}, {}, "", {}, history=history)
-    found = (state.best_epoch, state.best_accuracy, state.epoch)
+    found = (state.best_epoch, state.best_row["val_accuracy"], state.epoch)
     assert found == (best, rows[best][0], len(rows) - 1)
 
 
@@ -238,16 +238,16 @@ def run(state, tmp_path):
 
 
 def test_a_run_is_resumed_from_its_checkpoint(run, tmp_path):
-    assert checkpoint.find_resumed(given()) is None
-    assert checkpoint.find_resumed(given("--output", tmp_path / "new.ckpt", "--update")) is None
+    assert checkpoint.resume(given()) is None
+    assert checkpoint.resume(given("--output", tmp_path / "new.ckpt", "--update")) is None
     path, photos = run
     another = ("-c", path, "--output", tmp_path / "b.ckpt")
     for words in (("-c", path), another, ("--output", path, "--update")):
         arguments = given(*words)
-        assert checkpoint.find_resumed(arguments).epoch == 1
+        assert checkpoint.resume(arguments).epoch == 1
         assert arguments.checkpoint == path
     moved = photos.rename(tmp_path / "moved")
-    assert checkpoint.find_resumed(given("-c", path, "--data-dir", moved)).epoch == 1
+    assert checkpoint.resume(given("-c", path, "--data-dir", moved)).epoch == 1
 
 
 def test_a_run_whose_photos_have_changed_is_evaluated_but_not_resumed(run, tmp_path):
@@ -257,11 +257,11 @@ def test_a_run_whose_photos_have_changed_is_evaluated_but_not_resumed(run, tmp_p
         rf"photos has changed since {path} was trained \(1 new photo, 1 gone\): to train again on"
     )
     with pytest.raises(StackError, match=rf"{said}.*, python train\.py.* --data-dir {photos}"):
-        checkpoint.find_resumed(given("-c", path))
-    assert checkpoint.find_resumed(given("-c", path, "--evaluate")).epoch == 1
+        checkpoint.resume(given("-c", path))
+    assert checkpoint.resume(given("-c", path, "--evaluate")).epoch == 1
     moved = photos.rename(tmp_path / "moved")
     with pytest.raises(StackError, match=rf"python (?=.* --seed 3).* --data-dir {moved}"):
-        checkpoint.find_resumed(given("-c", path, "--data-dir", moved))
+        checkpoint.resume(given("-c", path, "--data-dir", moved))
 
 
 def test_an_update_retrains_with_the_recorded_options_if_photos_have_changed(run, state, capsys):
@@ -270,17 +270,30 @@ def test_an_update_retrains_with_the_recorded_options_if_photos_have_changed(run
     for split in ("train", "val"):
         write_pictures(photos / split, 1, ("a\x1b[31m",))
     arguments = given("--output", path, "--update", "--lr", 0.002)
-    assert checkpoint.find_resumed(arguments) is None
+    assert checkpoint.resume(arguments) is None
     said = r"photos has changed: 4 new photos, new class a\x1b[31m. Training again."
     assert capsys.readouterr().out.strip() == f"{photos.parent}/{said}"
     assert "checkpoint" not in arguments
     assert merge(arguments, {}).recorded() == {**state.arguments, "lr": 0.002}
 
 
+def test_an_update_retrains_if_it_is_to_weigh_classes_for_the_first_time(run, state, capsys):
+    path, _ = run
+    state.arguments["class_weights"] = False
+    checkpoint.save(path, state)
+    words = ("--output", path, "--update", "--class-weights")
+    arguments = given(*words)
+    assert checkpoint.resume(arguments) is None
+    assert (
+        capsys.readouterr().out == f"{path} was trained without --class-weights. Training again.\n"
+    )
+    state.arguments = merge(arguments, {}).recorded()
+    checkpoint.save(path, state)
+    assert checkpoint.resume(given(*words)).epoch == checkpoint.resume(given(*words[:3])).epoch == 1
+
+
 def test_an_update_retrains_over_a_checkpoint_of_another_version(run, state, capsys):
     path, photos = run
     checkpoint.save(path, replace(state, format=4))
-    assert (
-        checkpoint.find_resumed(given("--output", path, "--update", "--data-dir", photos)) is None
-    )
+    assert checkpoint.resume(given("--output", path, "--update", "--data-dir", photos)) is None
     assert capsys.readouterr().out == f"{path} is of another version of train.py. Training again.\n"

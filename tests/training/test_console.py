@@ -19,4 +19,4 @@ def test_the_best_accuracy_has_an_interval_and_its_epoch_a_name(accuracies, epoc
     photos = {"train": [], "val": [f"ants/{i}.jpg" for i in range(20)]}
     state = Checkpoint(["ants", "bees"], photos, {"epochs": 4}, "", {}, history=rows)
     said = f"0.8000 (95 % confidence interval 0.584 to 0.919), {epoch}"
-    assert console.format_best(state, state.best_accuracy) == said
+    assert console.format_best(state) == said

@@ -30,10 +30,15 @@ def ants(photos):
 
 def opened(folder, cache=1):
     options = merge(parse_arguments(["--data-dir", str(folder), "--cache", str(cache)]), {})
-    state = checkpoint.new(options)
+    state = checkpoint.begin(options)
     train, val = dataset.load_photos(options, state, World(CPU))
     assert state.photos == {"train": train.names, "val": val.names}
-    return train, val, "\n".join(dataset.warnings(train, val, state.skipped)), state.skipped
+    return (
+        train,
+        val,
+        "\n".join(dataset.warnings(train, val, state.skipped, "COMMAND")),
+        state.skipped,
+    )
 
 
 def test_unusable_photos_are_skipped_with_a_reason_in_plain_words(photos, ants):
@@ -70,11 +75,26 @@ def test_copies_and_imbalanced_classes_are_reported(photos, ants):
     shutil.copy(ants / "0.png", photos / "val" / "ants" / "copy.png")
     write_pictures(photos / "train", 30, ("bees",))
     train, _, warnings, _ = opened(photos)
+    assert "1 validation photo duplicated among the training photos, which flatters" in warnings
     assert "copy.png" in warnings
-    assert "imbalanced classes (5 ants, 30 bees)" in warnings
+    advice = "look at the recall of each, and weigh all classes alike: COMMAND"
+    assert f"imbalanced classes (5 ants, 30 bees): {advice}" in warnings
+    *_, line = dataset.warnings(train, train, [], "")
+    assert line.endswith("look at the recall of each")
     weights = train.class_weights()  # let each class count alike
     assert weights.tolist() == pytest.approx([35 / 10, 35 / 60])
     assert weights[train.labels].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_photo_with_two_labels_is_called_that_on_whatever_side_its_copies_are(
+    photos, ants, split
+):
+    for i in range(2):
+        shutil.copy(ants / f"{i}.png", photos / split / "bees" / f"copy{i}.png")
+    _, _, warnings, _ = opened(photos)
+    pairs = (f"train/ants/{i}.png and {split}/bees/copy{i}.png" for i in range(2))
+    assert warnings == f"2 photos in two classes: {'; '.join(pairs)}: keep one of each"
 
 
 def test_a_class_without_a_usable_photo_is_one_clear_line(photos):
@@ -107,4 +127,4 @@ def test_a_validation_photo_has_the_pixels_that_serving_sees(tmp_path):
     names = folders.split_photos(folders.scan(tmp_path / "drawn"), 0)["val"]
     photos = Photos(tmp_path / "drawn", names, ["ants", "bees"], whole=False)
     assert photos.labels[2] == 1
-    assert np.array_equal(photos[2], images.read(photos.paths[2].read_bytes()))
+    assert np.array_equal(photos[2], images.read((photos.data_dir / photos.names[2]).read_bytes()))

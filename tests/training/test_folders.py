@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 from helpers import ODD_NAME, odd_names
 
@@ -61,23 +62,33 @@ def test_class_folders_alone_are_split_class_by_class(tmp_path):
     assert sorted(names["train"] + names["val"]) == sorted(written)
     for class_name, share in zip(classes, (120, 60, 60), strict=True):
         held_out = sum(name.startswith(f"{class_name}/") for name in names["val"])
-        assert 0.1 < held_out / share < 0.3
+        assert held_out == share / 5
 
 
 @pytest.mark.parametrize(
     ("hashes", "in_val"),
     [
-        ([0.1, 0.5, 0.9, 0.19], "ad"),
-        ([0.2, 0.5, 0.9, 0.19], "d"),  # a fifth is not below a fifth
-        ([0.5, 0.3, 0.9, 0.4], "b"),  # none is below
-        ([0.1, 0.15, 0.05, 0.12], "acd"),  # all are
-        ([0.1, 0.5], "a"),
+        ([0.3, 0.2, 0.4, 0.5], "b"),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], "gh"),
+        ([0.1, 0.2, 0.3, 0.1, 0.4], "ad"),  # copies
+        ([0.5, 0.1], "b"),
+        ([0.1, 0.1], "a"),
     ],
 )
-def test_validation_photos_are_those_with_a_small_hash(hashes, in_val):
-    names = "abcd"[: len(hashes)]
+def test_validation_photos_are_the_fifth_with_the_smallest_hashes(hashes, in_val):
+    names = "abcdefgh"[: len(hashes)]
     parts = folders.hold_out(list(names), dict(zip(names, hashes, strict=True)))
     assert ["".join(part) for part in parts] == ["".join(sorted(set(names) - set(in_val))), in_val]
+
+
+@pytest.mark.parametrize(("photos", "held_out"), [(2, 1), (6, 1), (7, 1), (8, 2), (41, 8), (42, 8)])
+def test_a_fifth_of_each_class_is_held_out_however_rare_it_is(photos, held_out):
+    names = [str(i) for i in range(photos)]
+    rng = np.random.default_rng(photos)
+    assert (
+        len(folders.hold_out(names, dict(zip(names, rng.random(photos), strict=True)))[1])
+        == held_out
+    )
 
 
 def test_hashes_are_spread_evenly_between_0_and_1(tmp_path):
@@ -88,10 +99,14 @@ def test_hashes_are_spread_evenly_between_0_and_1(tmp_path):
     assert 0.9 < hashes[-1] < 1
 
 
-def test_photos_that_are_added_move_none_from_training_to_validation(tmp_path):
-    before = split(write(tmp_path, *numbered(40, *CLASSES)), 3)
-    after = split(write(tmp_path, *numbered(80, *CLASSES)), 3)
-    assert all(set(before[part]) < set(after[part]) for part in ("train", "val"))
+def test_each_of_a_hundred_photos_that_are_added_moves_at_most_one_other():
+    rng = np.random.default_rng(0)
+    hashes = {str(i): x for i, x in enumerate(rng.random(110))}
+    moved = []
+    for n in range(10, 110):
+        (_, before), (_, after) = (folders.hold_out(list(hashes)[:m], hashes) for m in (n, n + 1))
+        moved.append(len(set(before) ^ set(after) - {str(n)}))
+    assert set(moved) == {0, 1}
 
 
 def test_copies_of_a_photo_are_on_one_side(tmp_path):
@@ -180,7 +195,8 @@ def test_photos_are_files_named_like_photos_in_order(tmp_path):
     )
     write(tmp_path, *reversed(there.split()), "b.txt", "jpg")
     (tmp_path / "o.jpg").mkdir()
-    assert " ".join(path.name for path in folders.photos_in([tmp_path])) == there
+    photos = filter(folders.is_photo, folders.files_in(tmp_path))
+    assert " ".join(path.name for path in photos) == there
 
 
 def test_files_of_operating_systems_are_ignored(folder):

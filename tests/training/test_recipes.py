@@ -24,7 +24,7 @@ def test_freeze_trains_the_head_and_fine_tuning_two_stages_but_no_statistics(
         for i in (0, 1)
     )
     assert changed(frozen.last, first) == ({"fc"}, False)
-    assert ([row["epoch"] for row in frozen.history], frozen.best_accuracy) == ([0], 1)
+    assert ([row["epoch"] for row in frozen.history], frozen.best_row["val_accuracy"]) == ([0], 1)
     assert changed(tuned.last, first) == ({"layer3", "layer4", "fc"}, False)
 
 
