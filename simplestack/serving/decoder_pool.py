@@ -174,10 +174,9 @@ class Lane:
 
     async def _start(self) -> None:
         """Start a decoder; retry every second if there are too many files or processes."""
-        while not self.closed:
+        while True:
             try:
-                self.idle.put_nowait(await self.start(self.limits))
-                break
+                return self.idle.put_nowait(await self.start(self.limits))
             except (OSError, EOFError) as error:
                 log.warning("can't start a decoder: %s", str(error) or "it doesn't answer")
                 await asyncio.sleep(1)
@@ -193,6 +192,8 @@ class Lane:
     def close(self) -> None:
         """Kill the idle decoders, and start no more of them."""
         self.closed = True
+        for task in self.starting:
+            task.cancel()
         while not self.idle.empty():
             self.replace(self.idle.get_nowait())
 
