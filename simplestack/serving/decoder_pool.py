@@ -210,7 +210,7 @@ class Lane:
         if failed:
             kind, message, *traceback = json.loads(reply)
             if traceback:
-                log.error("a decoder failed: %s", *traceback)
+                log.error("a decoder failed: %.9999s", *traceback)
             raise errors.IMAGE_ERRORS[kind](message)
         return reply
 
