@@ -43,8 +43,9 @@ class UnsupportedFormatError(ImageError):
     status = 415
 
 
-IMAGE_ERRORS = {
-    kind.__name__: kind
-    for kind in (BadImageError, DamagedImageError, TooLargeError, UnsupportedFormatError)
-}
+class RareFormatError(ImageError):
+    """The picture needs a decoder of its own."""
+
+
+IMAGE_ERRORS = {x.__name__: x for x in (*ImageError.__subclasses__(), DamagedImageError)}
 """The errors that a decoder may reply with, by name."""

@@ -4,6 +4,8 @@ A new format is added here. Pillow's plug-in for it, if it needs one, is importe
 media type goes into openapi.json, and its suffix into the page's list of files, index.html.
 """
 
+import re
+
 FORMATS = {  # Pillow's names, with the suffixes of training photos
     "JPEG": (".jpg", ".jpeg", ".jfif"),  # MPO opens as JPEG
     "PNG": (".png",),
@@ -17,3 +19,4 @@ FORMATS = {  # Pillow's names, with the suffixes of training photos
 }
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 NAMES = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM"
+RARE = re.compile(rb".{4}ftyp|II|MM", re.DOTALL)  # the first bytes of AVIF and HEIF, and of TIFF

@@ -52,6 +52,8 @@ class Gate:
         if scope["type"] == "lifespan":
             async with self.decoders:
                 return await self.app(scope, receive, send)
+        if scope["path"] == "/readyz":
+            await self.decoders.check()
         if scope["type"] != "http" or scope["path"] not in {PREDICT, CLASSIFY}:
             return await self.app(scope, receive, send)
         request = Request(scope, receive)

@@ -45,6 +45,7 @@ STEP_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 UNLIKE = Counter("unlike_answers", "Answers to photos that are unlike those of training.")
+SANDBOXED = Gauge("decoders_sandboxed", "1 if they are, else 0.", multiprocess_mode="livemin")
 IN_PROGRESS = Gauge("http_requests_in_progress", "Requests in flight.", multiprocess_mode="livesum")
 
 
@@ -120,7 +121,8 @@ def reserve() -> None:
     The files are sparse and mapped into memory: on a full disk, writing to them would kill the
     process.
     """
-    IN_PROGRESS.inc(0)  # creates the last of the files
+    IN_PROGRESS.inc(0)  # creates the last but one of the files
+    SANDBOXED.inc(0)
     folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull))
     for path in folder.glob(f"*_{os.getpid()}.db"):
         with path.open("r+b") as file:

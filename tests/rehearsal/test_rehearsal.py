@@ -20,6 +20,7 @@ import hostile
 import numpy as np
 import pytest
 import requests
+import taken_over
 from helpers import container_command, error_line, get, load, post, run, wait_until_ready
 from rehearsal.containers import (
     BASE,
@@ -151,6 +152,17 @@ def test_a_full_disk_costs_no_client_an_answer(image, photo, workers, size):
             for _ in range(4 * workers):  # so that each worker gets some
                 assert post(container.url, data, headers=headers).status_code == 200
         assert get(f"{container.url}/metrics").ok
+
+
+def test_code_in_a_decoder_gets_at_nothing_of_the_container(image, tmp_path):
+    path = "/home/bentoml/bento/src/simplestack/serving/images.py"
+    source = docker("run", "--rm", "--entrypoint", "cat", image, path)
+    (tmp_path / "images.py").write_text(f"{source}\n{taken_over.HOOK}")
+    options = ("--env", "API_TOKEN=sesame", "--volume", f"{tmp_path}/images.py:{path}:ro")
+    with dyno(image, *options) as container:
+        attack = taken_over.attack([*range(1, 100)])  # ids in the container: 1 is gunicorn
+        sent = post(container.url, attack, headers={"Authorization": "Bearer sesame"})
+        taken_over.check(taken_over.outcomes(sent.json()["error"]))
 
 
 @pytest.mark.parametrize(("workers", "memory"), [(1, "512m"), (2, "1g")])

@@ -27,7 +27,8 @@ def ask():
     with asyncio.Runner() as runner:
 
         def ask(limits, data):
-            with pool.start(limits) as process:
+            process, _ = runner.run(pool.start(limits))
+            with process:
                 return runner.run(decoder_pool.ask(process, data))
 
         yield ask

@@ -1,8 +1,13 @@
 """The pool of decoders: a picture can kill its decoder only."""
 
 import asyncio
+import base64
+import json
+import os
+import random
 import select
 import signal
+import socket
 import sys
 from contextlib import suppress
 
@@ -13,8 +18,9 @@ from helpers import encode
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from simplestack.serving import decoder_pool, errors, settings
+from simplestack.serving import decoder, decoder_pool, errors, formats, settings
 from simplestack.serving.decoder import Limits
+from simplestack.serving.formats import FORMATS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps such limits")
 pytestmark = pytest.mark.anyio
@@ -30,7 +36,7 @@ async def pool(anyio_backend):  # noqa: ARG001
 async def processes(pool):
     """Return the fork server and its decoders."""
     fork_server = psutil.Process(pool.fork_server.pid)
-    await until(lambda: len(fork_server.children()) == pool.count + 1)
+    await until(lambda: len(fork_server.children()) == 2 * pool.count + 1)
     return fork_server, fork_server.children()
 
 
@@ -71,6 +77,7 @@ async def test_a_hostile_heic_or_ppm_costs_its_decoder_at_most(pool, kind, words
     lane.add()
     with pytest.raises(errors.ImageError, match=words):
         await lane.decode(hostile.build(kind))
+    await until(lambda: not lane.starting)
     lane.close()
 
 
@@ -88,6 +95,118 @@ async def test_a_picture_too_large_for_the_fast_lane_is_decoded_in_the_slow_one(
         await pool.fast.decode(data)
     photo, top_k = await pool.decode(data)
     assert (len(photo), top_k) == (3 * 224**2, "")
+
+
+RARE = [encode(Image.new("RGB", (300, 300), "red"), kind) for kind in ("HEIF", "AVIF", "TIFF")]
+COMMON = [kind for kind in FORMATS if kind not in {"HEIF", "AVIF", "TIFF"}]
+
+
+async def ids(pool):
+    """Return the process ids of the decoders of each lane, when all are idle."""
+    lanes = {pool.fast: pool.count, pool.rare: pool.count, pool.slow: 1}
+    await until(lambda: all(lane.idle.qsize() == count for lane, count in lanes.items()))
+    return [{number for _, number in lane.idle._queue} for lane in lanes]
+
+
+@pytest.mark.parametrize("data", RARE, ids=["HEIF", "AVIF", "TIFF"])
+async def test_each_picture_of_a_rare_format_has_a_decoder_of_its_own(pool, data):
+    form = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
+    content = {"inputs": base64.b64encode(data).decode()}
+    for body, content_type in (
+        (data, ""),
+        (form % data, "multipart/form-data; boundary=x"),
+        (json.dumps(content).encode(), "application/json"),
+    ):
+        fast, rare, slow = await ids(pool)
+        photo, _ = await pool.decode(body, content_type)
+        assert len(photo) == 3 * 224**2
+        after = await ids(pool)
+        assert (after[0], after[2]) == (fast, slow)
+        assert len(after[1] - rare) == 1
+    with pytest.raises(errors.RareFormatError):
+        await pool.fast.decode(data)
+
+
+async def test_pictures_of_common_formats_share_decoders(pool):
+    before = await ids(pool)
+    for kind in COMMON:
+        await pool.decode(encode(Image.new("RGB", (300, 300)), kind))
+    assert await ids(pool) == before
+
+
+def test_no_library_for_a_rare_format_sees_other_first_bytes():
+    rng = random.Random(0)
+    seen = [Image.OPEN[kind][1] for kind in FORMATS if kind not in COMMON]
+    for data in (*RARE, *(rng.randbytes(16) for _ in range(1000))):
+        for at in range(12):
+            head = bytearray(data[:16])
+            head[at] ^= 1 << rng.randrange(8)
+            accepted = [accept(bytes(head)) for accept in seen]
+            assert not any(accepted) or formats.RARE.match(head)
+
+
+async def test_each_picture_of_the_slow_lane_has_a_decoder_of_its_own(pool):
+    fast, rare, slow = await ids(pool)
+    await pool.decode(encode(Image.new("1", (2001, 1000)), "PNG"))
+    after = await ids(pool)
+    assert after[:2] == [fast, rare]
+    assert not after[2] & slow
+
+
+async def test_a_reply_is_limited_as_a_picture_may_have_taken_its_decoder_over():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        theirs.sendall(decoder.REPLY_HEAD.pack(False, 2**40))
+        with pytest.raises(EOFError):
+            await decoder_pool.ask(ours, b"")
+
+
+# Decoders that hang
+
+
+@pytest.fixture
+async def hasty(anyio_backend, monkeypatch):  # noqa: ARG001
+    """A pool that waits for seconds only."""
+    monkeypatch.setattr(decoder_pool, "FAST_WAIT", 1)
+    monkeypatch.setattr(decoder_pool, "START_WAIT", 3)
+    async with decoder_pool.Decoders(settings.Settings(timeout=2), cores=2) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("stopped", ["fast", "rare", "slow", "parent", "all"])
+async def test_stopped_decoders_and_their_parent_are_replaced(hasty, photo, stopped):
+    fast, rare, slow = await ids(hasty)
+    parent = hasty.fork_server.pid
+    groups = {"fast": fast, "rare": rare, "slow": slow, "parent": {parent}}
+    numbers = groups.get(stopped) or set().union(*groups.values())
+    for number in numbers:
+        os.kill(number, signal.SIGSTOP)
+    bodies = [photo.read_bytes(), RARE[0], encode(Image.new("1", (2001, 1000)), "PNG")]
+    lost = 0
+    for body in bodies * 3:
+        try:
+            async with asyncio.timeout(30):
+                await hasty.decode(body)
+        except errors.TooLargeError:  # for which the gate's timeout has been faster
+            lost += 1
+    assert lost <= {"slow": 1, "all": 2}.get(stopped, 0)
+    await ids(hasty)
+    await until(lambda: not any(psutil.pid_exists(number) for number in numbers))
+    if stopped in {"fast", "rare", "slow"}:
+        assert hasty.fork_server.pid == parent
+
+
+async def test_a_pool_is_ready_only_if_a_decoder_answers(hasty):
+    fast, *_ = await ids(hasty)
+    await hasty.check()
+    for number in fast:
+        os.kill(number, signal.SIGSTOP)
+    for _ in fast:
+        with pytest.raises(HTTPException, match="503: No decoder answers"):
+            await hasty.check()
+    await hasty.check()
+    assert not fast & (await ids(hasty))[0]
 
 
 @linux
@@ -117,11 +236,13 @@ async def test_a_decoder_that_dies_within_c_code_costs_no_other_an_answer(pool, 
 async def test_decoders_that_die_while_10_mb_arrive_cost_no_other_an_answer(pool, photo):
     body = photo.read_bytes() + bytes(9 * 2**20)  # a JPEG may have them behind its end
     _, forked = await processes(pool)
+    await until(lambda: pool.fast.idle.qsize() == pool.count)
     for process in forked:
         process.suspend()
-    sockets = [pool.fast.idle.get_nowait() for _ in range(pool.count)]
-    for socket in sockets:
-        pool.fast.idle.put_nowait(socket)
+    idle = [pool.fast.idle.get_nowait() for _ in range(pool.count)]
+    sockets = [process for process, _ in idle]
+    for process in idle:
+        pool.fast.idle.put_nowait(process)
     answer = asyncio.create_task(pool.decode(body))
     await until(lambda: len(select.select([], sockets, [], 0)[1]) < pool.count)  # one is full
     await kill(*forked)
@@ -145,9 +266,10 @@ async def test_a_decoder_that_cannot_be_started_is_started_later(pool, photo, mo
     with monkeypatch.context() as full:
         full.setattr(lane, "start", lambda _: (_ for _ in ()).throw(OSError("too many files")))
         lane.add()
-    assert "can't start a decoder: too many files" in caplog.text
+        await until(lambda: "can't start a decoder: too many files" in caplog.text)
     assert lane.idle.empty()
     await lane.decode(photo.read_bytes())
+    await until(lambda: not lane.starting)
     lane.close()
 
 

@@ -9,6 +9,7 @@ def test_an_error_of_a_picture_carries_its_status_and_is_known_by_its_name():
     assert {name: int(kind.status) for name, kind in errors.IMAGE_ERRORS.items()} == {
         "BadImageError": 400,
         "DamagedImageError": 400,
+        "RareFormatError": 400,
         "TooLargeError": 413,
         "UnsupportedFormatError": 415,
     }

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import check_answer, encode
 from PIL import Image
+from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -49,7 +50,11 @@ class Door:
         self.app = ExceptionMiddleware(self.gate, handlers=HANDLERS)
         self.decoded, self.forwarded, self.open = [], [], asyncio.Event()
         self.open.set()
-        self.top_k = ""
+        self.top_k, self.is_ready = "", True
+
+    async def check(self):
+        if not self.is_ready:
+            raise HTTPException(503, "No decoder answers.")
 
     async def decode(self, body, content_type):
         self.decoded.append(bytes(body))
@@ -155,6 +160,14 @@ async def test_other_requests_are_forwarded_unchanged(changes):
         {**scope_of(), **changes}, receive := object(), send := object()
     )
     app.assert_awaited_once_with({**scope_of(), **changes}, receive, send)
+
+
+async def test_readyz_is_forwarded_only_if_a_decoder_answers():
+    door = Door()
+    answers = []
+    for door.is_ready in (True, False):
+        answers.append((await door.ask(b"", path="/readyz", method="GET"))[:2])
+    assert answers == [(200, "sentence"), (503, error("No decoder answers."))]
 
 
 async def test_decoders_live_as_long_as_the_app():

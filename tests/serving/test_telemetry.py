@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 
 import pytest
 from helpers import metrics
@@ -60,6 +61,12 @@ def test_a_prediction_and_its_steps_are_counted_and_timed(client, photo):
     assert [counted["step_seconds_count", step] for step in ("decode", "inference")] == [1, 1]
     inference = counted["step_seconds_sum", "inference"]
     assert 0 < inference < counted["http_request_duration_seconds_sum", "/predict"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux filters system calls")
+def test_a_metric_says_that_decoders_are_sandboxed(client, photo):
+    client.post("/predict", content=photo.read_bytes())
+    assert metrics(client)["decoders_sandboxed",] == 1
 
 
 def test_made_up_paths_and_probes_add_no_metrics(client):
