@@ -18,14 +18,14 @@ ENV PATH=/app/.venv/bin:${PATH}
 RUN if [ -d ./src ]; …
     fi; uv --directory $INSTALL_ROOT pip install -r $BENTO_PATH/env/python/requirements.txt
 """: """\
-# Changed: plain pip, without byte code, most of which would never be used, without the packages'
-# own tests, and without the scripts of ONNX Runtime that prepare models. The base image's pip
-# installs only the pinned one, by its hash.
+# Changed: plain pip, without byte code, most of which would never be used. The base image's pip
+# installs only the pinned one, by its hash. Removed: the packages' own tests, the scripts of ONNX
+# Runtime that prepare models, and pip, which nothing needs from here on.
 RUN grep -A 2 ^pip== ./env/python/requirements.txt | \\
     pip install --no-cache-dir --no-compile -r /dev/stdin && \\
     pip install --no-cache-dir --no-compile -r ./env/python/requirements.txt && \\
-    find /usr/local/lib \\( -path '*-packages/*/tests' -o -path '*/onnxruntime/transformers' \\) \\
-    -prune -exec rm -r {} +
+    find /usr/local/lib \\( -path '*-packages/*/tests' -o -path '*/onnxruntime/transformers' \\
+    -o -path '*-packages/pip' \\) -prune -exec rm -r {} +
 """,
     """\
 EXPOSE 3000
