@@ -131,11 +131,17 @@ def show(bento: bentoml.Bento, onnx: Path, photo: Path, label: str) -> None:
         if "reason" not in unlike
         else f"no photo is called unlike the training photos, as {unlike['reason']}"
     )
+    temperature = metadata["temperature"]
+    confidence = (
+        f"a temperature of {temperature:.2f} lowers the log loss of validation photos\n"
+        if temperature != 1
+        else ""
+    )
     print(
         f"\nvalidation accuracy: {metadata['accuracy_checkpoint']:.4f} before packing,"
         f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
         f" the same answer to {metadata['same_answers']} of {count} photos"
-        f"\n{similarities}\n{name} (correct: {printable(label)}) → {answer}"
+        f"\n{confidence}{similarities}\n{name} (correct: {printable(label)}) → {answer}"
         f"\nONNX file: {onnx}\ntag: {bento.tag}\nsaved path: {saved_path}"
     )
     cli.print_next(

@@ -90,7 +90,7 @@ class PhotoClassifier:
         return to_json([{"label": label, "score": score} for label, score in best])
 
     def answer(self, image: Image, ctx: bentoml.Context) -> dict[str, Any]:
-        """Run the model on a request's image, 224×224 RGB; return the answer, and log its label."""
+        """Run the model on a request's image, 224×224 RGB; return the answer, and log it."""
         request = ctx.request
         with timed(request.state, "inference"):
             outputs = logits, maps, _ = self.model(np.asarray(image)[None])
@@ -99,7 +99,8 @@ class PhotoClassifier:
             result["map"] = rounded(maps[0, logits[0].argmax()])
         if request.query_params.get("picture") == "1":
             result["picture"] = images.data_url(np.asarray(image))
-        request.state.record |= {key: result[key] for key in ("label", "similarity", "unlike")}
+        logged = ("label", "confidence", "similarity", "unlike")
+        request.state.record |= {key: result[key] for key in logged}
         return result
 
 

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import torch
 
 from simplestack.packing import examples, onnx_export, similarity
 from simplestack.packing.bentos import hash_files
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import Floats, Metadata, OnnxModel
+from simplestack.training import calibration
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.dataset import Photos
 from simplestack.training.model import Classifier
@@ -101,8 +103,9 @@ def describe(
     """Return the metadata of an exported model, whose bank are M×512 features."""
     count = len(val := state.photos["val"])
     expected, logits, features = (outputs[:count] for outputs in exported[3:])
-    targets = exported.photos.labels[:count].numpy()
-    chosen = examples.choose(logits, targets.tolist()) if with_examples else []
+    targets = exported.photos.labels[:count]
+    labels = targets.numpy()
+    chosen = examples.choose(logits, labels.tolist()) if with_examples else []
     return {
         "classes": state.classes,
         "notice": state.disclaimer,
@@ -114,11 +117,12 @@ def describe(
         "epochs": state.epoch,
         "served_epoch": state.best_epoch,
         "validation_photos": count,
-        "accuracy_checkpoint": float((expected.argmax(1) == targets).mean()),
-        "accuracy_packed": float((logits.argmax(1) == targets).mean()),
+        "accuracy_checkpoint": float((expected.argmax(1) == labels).mean()),
+        "accuracy_packed": float((logits.argmax(1) == labels).mean()),
         "same_answers": int((logits.argmax(1) == expected.argmax(1)).sum()),
         "largest_logit_difference_fp32": exported.difference,
         "largest_logit_difference_packed": float(np.abs(logits - expected).max()),
+        "temperature": calibration.fit(torch.from_numpy(logits), targets).temperature,
         "unlike": similarity.threshold(bank, features),
         "examples": [examples.encode(exported.photos.data_dir / val[i]) for i in chosen],
     }

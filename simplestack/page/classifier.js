@@ -38,7 +38,7 @@ export async function classify(file) {
   const photos = new ort.Tensor("uint8", await read(file, rules), [1, rules.crop, rules.crop, 3]);
   const { logits, maps, similarity } = await session.run({ photos });
   const highest = Math.max(...logits.data), best = logits.data.indexOf(highest);
-  const exp = Array.from(logits.data, (logit) => Math.exp(logit - highest)), sum = exp.reduce((a, b) => a + b);
+  const exp = Array.from(logits.data, (logit) => Math.exp((logit - highest) / metadata.temperature)), sum = exp.reduce((a, b) => a + b);
   const [, , height, width] = maps.dims;
   const row = (y) => Array.from(maps.data.subarray(y * width, (y + 1) * width), rounded);
   const similar = rounded(Math.min(1, Math.max(0, similarity.data[0])));

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from simplestack.files import write_atomically
-from simplestack.report import figures, label_check
+from simplestack.report import confidence, figures, label_check
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.site import title
 from simplestack.training import checkpoint, folders
@@ -53,6 +53,7 @@ TEMPLATES.globals |= {
     "height": figures.HEIGHT,
     "margin": figures.MARGIN,
     "confident": figures.CONFIDENT,
+    "resamples": confidence.RESAMPLES,
     "duplicate_similarity": label_check.DUPLICATE_SIMILARITY,
     "min_for_percentage": MIN_FOR_PERCENTAGE,
     "max_matrix": MAX_MATRIX,
@@ -83,6 +84,7 @@ def write(path: Path) -> Checkpoint:
         "charts": [figures.chart(state, name) for name in curves],
         "check": label_check.find(state, data_dir) if len(state.features) else None,
         "features_of": "before fine-tuning" if probe else f"in epoch {state.best_epoch}",
+        "confidence": confidence.measure(state.val_logits, val.labels),
         "skipped": state.skipped,
     }
     write_page(page(path), state, val, state.val_logits, details)

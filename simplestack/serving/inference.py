@@ -49,6 +49,7 @@ class Metadata(TypedDict):
     same_answers: int  # validation photos with the same label from both models
     largest_logit_difference_fp32: float  # between PyTorch's model and its fp32 export
     largest_logit_difference_packed: float  # between PyTorch's model and this model
+    temperature: float  # logits are divided by it before the softmax
     unlike: Unlike
     examples: list[str]  # up to three photos for the page, JPEGs in base64
 
@@ -104,7 +105,8 @@ def answer(metadata: Metadata, outputs: Outputs, top_k: int | None = None) -> di
     """
     (logits,), _, similarities = outputs
     classes, threshold = metadata["classes"], metadata["unlike"]["threshold"]
-    probabilities, (similarity,) = rounded(softmax(logits)), rounded(similarities.clip(0, 1))
+    probabilities = rounded(softmax(logits / np.float32(metadata["temperature"])))
+    (similarity,) = rounded(similarities.clip(0, 1))
     best = (-logits).argsort(kind="stable").tolist()
     listed = best[:top_k] if top_k else range(len(classes))
     return {

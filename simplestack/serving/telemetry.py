@@ -44,7 +44,11 @@ STEP_SECONDS = Histogram(
     ["step"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+ANSWERS = Counter("answers", "Answers by label.", ["label"])
 UNLIKE = Counter("unlike_answers", "Answers to photos that are unlike those of training.")
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+CONFIDENCE = Histogram("answer_confidence", "Confidence of the answers.", buckets=SHARES)
+SIMILARITY = Histogram("answer_similarity", "Similarity to the training photos.", buckets=SHARES)
 SANDBOXED = Gauge("decoders_sandboxed", "1 if they are, else 0.", multiprocess_mode="livemin")
 IN_PROGRESS = Gauge("http_requests_in_progress", "Requests in flight.", multiprocess_mode="livesum")
 
@@ -96,7 +100,11 @@ class Telemetry:
             path = scope["path"] if scope["path"] in self.paths else "other"
             REQUESTS.labels(path, record["status"]).inc()
             REQUEST_SECONDS.labels(path).observe(seconds)
-            UNLIKE.inc(bool(record.get("unlike")))
+            if "label" in record:
+                ANSWERS.labels(record["label"]).inc()
+                CONFIDENCE.observe(record["confidence"])
+                SIMILARITY.observe(record["similarity"])
+                UNLIKE.inc(bool(record["unlike"]))
             # In one write, as all workers write to the same stream.
             print(json.dumps({**record, "ms": _ms(seconds)}) + "\n", end="", flush=True)
 

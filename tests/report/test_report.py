@@ -130,7 +130,13 @@ def test_the_page_tells_of_the_run_and_its_photos_and_needs_no_other_file(page):
     assert page.count("<li>") == 2
     assert page.count("<svg") == 2
     assert set(re.findall(r'(?:src|href)="(.{10})', page)) == {"data:image"}  # all is in the page
-    for forbidden in ("<script", "url(", "<b>", "Calibration error"):  # which few photos don't have
+    for forbidden in (
+        "<script",
+        "url(",
+        "<b>",
+        "Calibration error",
+        "Confidence",
+    ):  # which few photos don't have
         assert forbidden not in page
 
 
@@ -240,6 +246,12 @@ def test_the_page_fits_a_phone_and_its_text_stands_out(request, browser, name, s
         expect(page.locator("body")).to_have_css("background-color", ground)
         check_fits_a_phone(page)
         check_contrast(page)
+
+
+def test_the_page_has_a_table_to_choose_a_threshold(large_report):
+    shown = section(large_report.read_text(), "Confidence")
+    assert "<tr><th>0.99<td>1999 of 2000<td>1999<td>99.8% to 100.0%" in shown
+    assert "The epoch was chosen on these same photos, which flatters all these numbers." in shown
 
 
 def test_a_report_of_1000_classes_is_small_and_shows_the_worst_confusions(large_report):

@@ -142,6 +142,14 @@ def test_a_photo_of_any_name_is_printed_so_that_it_can_be_pasted(bento, model_fi
         assert f"--data-binary '@/photos/{shown}'" in capsys.readouterr().out
 
 
+def test_a_temperature_is_told(bento, model_file, tmp_path, capsys):
+    file = shutil.copy(model_file, tmp_path)
+    onnx_file.write_metadata(file, {**OnnxModel(file).metadata, "temperature": 1.629})
+    saveToBento.show(bentos.latest(bento.parent.name), file, Path("a.jpg"), "bees")
+    told = "a temperature of 1.63 lowers the log loss of validation photos"
+    assert f"\n{told}\nno photo is called unlike" in capsys.readouterr().out
+
+
 def test_packing_says_if_photos_have_changed_since(trained, pictures, tmp_path, capsys):
     state, data = checkpoint.load(trained), shutil.copytree(pictures, tmp_path / "data")
     (data / state.photos["val"][0]).unlink()

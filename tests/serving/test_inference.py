@@ -20,9 +20,10 @@ def test_the_mean_of_a_map_is_the_logit_and_each_core_has_a_thread(model_file, m
     assert model.session.get_session_options().intra_op_num_threads == 3
 
 
-def answer_to(similarity=0.5, top_k=None, logits=(1, 3, -9), threshold=None):
+def answer_to(similarity=0.5, top_k=None, logits=(1, 3, -9), threshold=None, temperature=1):
     outputs = np.float32([logits]), np.zeros((1, 3, 7, 7), np.float32), np.float32([similarity])
-    return answer({"classes": CLASSES, "unlike": {"threshold": threshold}}, outputs, top_k)
+    metadata = {"classes": CLASSES, "temperature": temperature, "unlike": {"threshold": threshold}}
+    return answer(metadata, outputs, top_k)
 
 
 def test_the_answer_is_the_most_probable_class_in_six_digits():
@@ -34,6 +35,12 @@ def test_the_answer_is_the_most_probable_class_in_six_digits():
         "unlike": True,
     }
     assert answer_to(logits=(2, 2, 2))["label"] == "ant"  # of equal ones the first
+
+
+def test_a_temperature_divides_the_logits_and_changes_no_label():
+    tempered, plain = answer_to(temperature=2), answer_to(logits=(0.5, 1.5, -4.5))
+    assert tempered == plain
+    assert (tempered["label"], tempered["confidence"]) == ("bee", 0.729736)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from helpers import metrics
 from starlette.middleware.exceptions import ExceptionMiddleware
 
 from simplestack.serving.responses import HANDLERS
-from simplestack.serving.telemetry import Telemetry
+from simplestack.serving.telemetry import SHARES, Telemetry
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def logged(capsys):
 def test_a_prediction_is_one_line_of_the_log(client, logged, photo):
     answer = client.post("/predict", content=photo.read_bytes())
     record = logged(answer)
-    for key in ("label", "similarity", "unlike"):
+    for key in ("label", "confidence", "similarity", "unlike"):
         assert record[key] == answer.json()[key]
     assert record["bytes"] == photo.stat().st_size
     assert record["ms"] > record["decode_ms"] + record["inference_ms"] > 0
@@ -61,6 +61,20 @@ def test_a_prediction_and_its_steps_are_counted_and_timed(client, photo):
     assert [counted["step_seconds_count", step] for step in ("decode", "inference")] == [1, 1]
     inference = counted["step_seconds_sum", "inference"]
     assert 0 < inference < counted["http_request_duration_seconds_sum", "/predict"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/classify"])
+def test_an_answer_is_counted_by_label_confidence_and_similarity(client, photo, path):
+    answer, before = client.post("/predict", content=photo.read_bytes()).json(), metrics(client)
+    client.post(path, content=photo.read_bytes())
+    client.post(path, content=b"junk")
+    counted = metrics(client) - before
+    assert counted["answers_total", answer["label"]] == 1
+    for name in ("confidence", "similarity"):
+        assert counted[f"answer_{name}_sum",] == pytest.approx(answer[name])
+        for limit in (*SHARES, "+Inf"):
+            expected = answer[name] <= float(limit)
+            assert counted[f"answer_{name}_bucket", str(limit)] == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux filters system calls")

@@ -4,18 +4,32 @@ import base64
 import json
 import re
 import shutil
+import warnings
+from pathlib import Path
 
+import bentoml
 import numpy as np
 import pytest
-from helpers import PROJECT, check_fits_a_phone, code_block, encode, python, run, watched_page
+from helpers import (
+    PROJECT,
+    check_fits_a_phone,
+    code_block,
+    encode,
+    fresh_service,
+    python,
+    run,
+    watched_page,
+)
 from PIL import Image, ImageCms
 from playwright.sync_api import expect
 from serving.conftest import in_process
 
 from bench import page as bench_page
 from bench.page import CHROMIUM
+from simplestack.packing import bentos, onnx_file
 from simplestack.serving import images
 from simplestack.serving.errors import StackError
+from simplestack.serving.inference import OnnxModel
 
 TOLD = "#status"
 READ = """async (base64) => {
@@ -24,6 +38,18 @@ READ = """async (base64) => {
   const pixels = await read(new File([bytes], ""), (await load()).rules);
   return btoa(Array.from(pixels, (value) => String.fromCharCode(value)).join(""));
 }"""
+
+
+@pytest.fixture(scope="module")
+def bento(bento, model_file, tmp_path_factory):  # noqa: ARG001
+    """The Bento around the same model with a temperature, which few photos don't get."""
+    file = shutil.copy(model_file, tmp_path_factory.mktemp("tempered"))
+    onnx_file.write_metadata(file, {**OnnxModel(file).metadata, "temperature": 0.2})
+    with warnings.catch_warnings(action="ignore"), fresh_service():
+        tempered = bentos.build_bento("tempered", file, {"checkpoint": "x"})
+    bentoml.models.delete(tempered.info.all_models[0].tag)  # it has its own copy
+    yield Path(tempered.path)
+    bentoml.delete(tempered.tag)
 
 
 @pytest.fixture(scope="module")
