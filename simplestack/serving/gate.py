@@ -2,6 +2,10 @@
 
 BentoML 1.4 downloads a URL that is sent as the body of an image API, and answers 500 to most bodies
 that are no image. Behind the gate, it gets nothing but a form with a 224×224 PPM picture.
+
+The gate decides on 401, 405, 503, 504, and on 413 for a body with too many bytes. Pictures that are
+too large or too heavy are 413, too: errors.py has the statuses of pictures, images.py and
+decoder_pool.py the limits.
 """
 
 import asyncio
