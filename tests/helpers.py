@@ -1,5 +1,6 @@
 """What the tests share: commands as people run them, servers, clients, pictures."""
 
+import asyncio
 import hashlib
 import http.client
 import io
@@ -33,6 +34,7 @@ from starlette.testclient import TestClient
 
 from simplestack.packing import local_server
 from simplestack.serving import images
+from simplestack.serving.decoder_pool import Decoders
 from simplestack.serving.inference import OnnxModel
 
 PROJECT = Path(__file__).parent.parent
@@ -136,6 +138,20 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds, while the event loop goes on; fail after 30 s."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def idle_decoders(pool: Decoders) -> list[set[int]]:
+    """Return the process ids of the decoders of each lane, when all are idle."""
+    lanes = {pool.fast: pool.count, pool.rare: pool.count, pool.slow: 1}
+    await until(lambda: all(lane.idle.qsize() == count for lane, count in lanes.items()))
+    return [{number for _, number in lane.idle._queue} for lane in lanes]
 
 
 def cache_folder(name: str, key: str) -> Path:

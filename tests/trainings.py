@@ -9,12 +9,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import PROJECT
+from helpers import COLOURS, PROJECT, split_folder, write_pictures
+from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import train
+from simplestack.report import report
 from simplestack.training import checkpoint, model
+from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.options import parse_arguments
 
 
@@ -91,3 +94,33 @@ def stop_at(process, line, number, *, group=False):
 def same_weights(first, second):
     """Tell whether two sets of weights are the same, bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def report_mistakes(folder):
+    """Train on photos of which one is wrong, and two files are skipped; return the report."""
+    photos = split_folder(folder / "photos <b>")
+    Image.new("RGB", (300, 300), COLOURS["bees"]).save(photos / "val" / "ants" / "wrong.png")
+    (photos / "train" / "bees" / "broken.jpg").write_text("no photo")
+    (photos / "val" / "bees" / "notes.txt").write_text("buy honey")
+    path = photos.with_name("a.ckpt")
+    train_in_process(path, "--data-dir", photos, "--epochs", 1, "--seed", 3)
+    return report.page(path)
+
+
+def report_1000_classes(folder):
+    """Return a report on 1,000 classes with long names, two photos of each, all skipped."""
+    classes = [f"a class with a rather long name {i}" for i in range(1000)]
+    names = [f"val/{name}/{i}.png" for name in classes for i in range(2)]
+    arguments = {"recipe": "lp-ft", "from_scratch": False, "data_dir": str(folder)}
+    row = {"loss": 1.0, "accuracy": 1.0, "val_accuracy": 1.0, "seconds": 9.0}
+    history = [{**row, "epoch": i, "val_loss": float(i)} for i in (1, 2)]
+    recorded = {"train": [name.replace("val", "train") for name in names], "val": names}
+    logits = 99 * torch.eye(1000).repeat_interleave(2, 0)
+    logits[14] = torch.eye(1000)[3]  # one of class 7
+    write_pictures(folder / "val", 1, (classes[7],))
+    state = Checkpoint(classes, recorded, arguments, "", {}, history=history, val_logits=logits)
+    state.best = model.Classifier(1000).state_dict()
+    state.skipped = [f"{name}: damaged" for name in names]
+    checkpoint.save(folder / "a.ckpt", state)
+    report.write(folder / "a.ckpt")
+    return report.page(folder / "a.ckpt")

@@ -9,22 +9,18 @@ import shutil
 
 import pytest
 import torch
-from helpers import (
-    COLOURS,
-    ODD_NAME,
-    check_contrast,
-    check_fits_a_phone,
-    odd_names,
-    split_folder,
-    write_pictures,
+from helpers import ODD_NAME, odd_names, split_folder, write_pictures
+from trainings import (
+    interrupted_in,
+    report_1000_classes,
+    report_mistakes,
+    run_training,
+    same_weights,
+    train_in_process,
 )
-from PIL import Image
-from playwright.sync_api import expect
-from trainings import interrupted_in, run_training, same_weights, train_in_process
 
 from simplestack.report import label_check, report
-from simplestack.training import checkpoint, dataset, model
-from simplestack.training.checkpoint import Checkpoint
+from simplestack.training import checkpoint, dataset
 from simplestack.training.dataset import Photos
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -40,35 +36,12 @@ def clean(photos, small, tmp_path_factory):  # noqa: ARG001
 
 @pytest.fixture(scope="module")
 def report_path(small, tmp_path_factory):  # noqa: ARG001
-    """The page about a training with a photo that it gets wrong, and files that it skips."""
-    photos = split_folder(tmp_path_factory.mktemp("report") / "photos <b>")
-    Image.new("RGB", (300, 300), COLOURS["bees"]).save(photos / "val" / "ants" / "wrong.png")
-    (photos / "train" / "bees" / "broken.jpg").write_text("no photo")
-    (photos / "val" / "bees" / "notes.txt").write_text("buy honey")
-    path = photos.with_name("a.ckpt")
-    train_in_process(path, "--data-dir", photos, "--epochs", 1, "--seed", 3)
-    return path.with_suffix("") / "report.html"
+    return report_mistakes(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
 def large_report(small, tmp_path_factory):  # noqa: ARG001
-    """The page about 1,000 classes with long names, two photos of each, all skipped."""
-    folder = tmp_path_factory.mktemp("large")
-    classes = [f"a class with a rather long name {i}" for i in range(1000)]
-    names = [f"val/{name}/{i}.png" for name in classes for i in range(2)]
-    arguments = {"recipe": "lp-ft", "from_scratch": False, "data_dir": str(folder)}
-    row = {"loss": 1.0, "accuracy": 1.0, "val_accuracy": 1.0, "seconds": 9.0}
-    history = [{**row, "epoch": i, "val_loss": float(i)} for i in (1, 2)]
-    recorded = {"train": [name.replace("val", "train") for name in names], "val": names}
-    logits = 99 * torch.eye(1000).repeat_interleave(2, 0)
-    logits[14] = torch.eye(1000)[3]  # one of class 7
-    write_pictures(folder / "val", 1, (classes[7],))
-    state = Checkpoint(classes, recorded, arguments, "", {}, history=history, val_logits=logits)
-    state.best = model.Classifier(1000).state_dict()
-    state.skipped = [f"{name}: damaged" for name in names]
-    checkpoint.save(folder / "a.ckpt", state)
-    report.write(folder / "a.ckpt")
-    return folder / "a" / "report.html"
+    return report_1000_classes(tmp_path_factory.mktemp("large"))
 
 
 @pytest.fixture(scope="module")
@@ -233,19 +206,6 @@ def test_other_photos_are_reported_into_a_folder_of_their_own(report_path, tmp_p
         assert word not in page.partition("</style>")[2]
     metrics = json.loads(path.with_name("metrics.json").read_text())
     assert metrics["classes"]["ants"]["recall"] is None
-
-
-@pytest.mark.parametrize(
-    ("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 29)")]
-)
-@pytest.mark.parametrize("name", ["report_path", "large_report"])
-def test_the_page_fits_a_phone_and_its_text_stands_out(request, browser, name, scheme, ground):
-    with browser.new_page(color_scheme=scheme) as page:
-        page.goto(request.getfixturevalue(name).as_uri())
-        page.locator("summary").click()
-        expect(page.locator("body")).to_have_css("background-color", ground)
-        check_fits_a_phone(page)
-        check_contrast(page)
 
 
 def test_the_page_has_a_table_to_choose_a_threshold(large_report):

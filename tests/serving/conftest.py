@@ -31,8 +31,3 @@ def client(bento):
 def serve(bento):
     """Return a context manager that yields a client of the service with other settings."""
     return partial(in_process, bento)
-
-
-@pytest.fixture(scope="session")
-def anyio_backend():
-    return "asyncio"

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import random
 import select
 import signal
@@ -14,7 +13,7 @@ from contextlib import suppress
 import hostile
 import psutil
 import pytest
-from helpers import encode
+from helpers import encode, idle_decoders, until
 from PIL import Image
 from starlette.exceptions import HTTPException
 
@@ -38,12 +37,6 @@ async def processes(pool):
     fork_server = psutil.Process(pool.fork_server.pid)
     await until(lambda: len(fork_server.children()) == 2 * pool.count + 1)
     return fork_server, fork_server.children()
-
-
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def kill(*killed):
@@ -101,13 +94,6 @@ RARE = [encode(Image.new("RGB", (300, 300), "red"), kind) for kind in ("HEIF", "
 COMMON = [kind for kind in FORMATS if kind not in {"HEIF", "AVIF", "TIFF"}]
 
 
-async def ids(pool):
-    """Return the process ids of the decoders of each lane, when all are idle."""
-    lanes = {pool.fast: pool.count, pool.rare: pool.count, pool.slow: 1}
-    await until(lambda: all(lane.idle.qsize() == count for lane, count in lanes.items()))
-    return [{number for _, number in lane.idle._queue} for lane in lanes]
-
-
 @pytest.mark.parametrize("data", RARE, ids=["HEIF", "AVIF", "TIFF"])
 async def test_each_picture_of_a_rare_format_has_a_decoder_of_its_own(pool, data):
     form = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
@@ -117,10 +103,10 @@ async def test_each_picture_of_a_rare_format_has_a_decoder_of_its_own(pool, data
         (form % data, "multipart/form-data; boundary=x"),
         (json.dumps(content).encode(), "application/json"),
     ):
-        fast, rare, slow = await ids(pool)
+        fast, rare, slow = await idle_decoders(pool)
         photo, _ = await pool.decode(body, content_type)
         assert len(photo) == 3 * 224**2
-        after = await ids(pool)
+        after = await idle_decoders(pool)
         assert (after[0], after[2]) == (fast, slow)
         assert len(after[1] - rare) == 1
     with pytest.raises(errors.RareFormatError):
@@ -128,10 +114,10 @@ async def test_each_picture_of_a_rare_format_has_a_decoder_of_its_own(pool, data
 
 
 async def test_pictures_of_common_formats_share_decoders(pool):
-    before = await ids(pool)
+    before = await idle_decoders(pool)
     for kind in COMMON:
         await pool.decode(encode(Image.new("RGB", (300, 300)), kind))
-    assert await ids(pool) == before
+    assert await idle_decoders(pool) == before
 
 
 def test_no_library_for_a_rare_format_sees_other_first_bytes():
@@ -146,9 +132,9 @@ def test_no_library_for_a_rare_format_sees_other_first_bytes():
 
 
 async def test_each_picture_of_the_slow_lane_has_a_decoder_of_its_own(pool):
-    fast, rare, slow = await ids(pool)
+    fast, rare, slow = await idle_decoders(pool)
     await pool.decode(encode(Image.new("1", (2001, 1000)), "PNG"))
-    after = await ids(pool)
+    after = await idle_decoders(pool)
     assert after[:2] == [fast, rare]
     assert not after[2] & slow
 
@@ -160,53 +146,6 @@ async def test_a_reply_is_limited_as_a_picture_may_have_taken_its_decoder_over()
         theirs.sendall(decoder.REPLY_HEAD.pack(False, 2**40))
         with pytest.raises(EOFError):
             await decoder_pool.ask(ours, b"")
-
-
-# Decoders that hang
-
-
-@pytest.fixture
-async def hasty(anyio_backend, monkeypatch):  # noqa: ARG001
-    """A pool that waits for seconds only."""
-    monkeypatch.setattr(decoder_pool, "FAST_WAIT", 1)
-    monkeypatch.setattr(decoder_pool, "START_WAIT", 3)
-    async with decoder_pool.Decoders(settings.Settings(timeout=2), cores=2) as pool:
-        yield pool
-
-
-@pytest.mark.parametrize("stopped", ["fast", "rare", "slow", "parent", "all"])
-async def test_stopped_decoders_and_their_parent_are_replaced(hasty, photo, stopped):
-    fast, rare, slow = await ids(hasty)
-    parent = hasty.fork_server.pid
-    groups = {"fast": fast, "rare": rare, "slow": slow, "parent": {parent}}
-    numbers = groups.get(stopped) or set().union(*groups.values())
-    for number in numbers:
-        os.kill(number, signal.SIGSTOP)
-    bodies = [photo.read_bytes(), RARE[0], encode(Image.new("1", (2001, 1000)), "PNG")]
-    lost = 0
-    for body in bodies * 3:
-        try:
-            async with asyncio.timeout(30):
-                await hasty.decode(body)
-        except errors.TooLargeError:  # for which the gate's timeout has been faster
-            lost += 1
-    assert lost <= {"slow": 1, "all": 2}.get(stopped, 0)
-    await ids(hasty)
-    await until(lambda: not any(psutil.pid_exists(number) for number in numbers))
-    if stopped in {"fast", "rare", "slow"}:
-        assert hasty.fork_server.pid == parent
-
-
-async def test_a_pool_is_ready_only_if_a_decoder_answers(hasty):
-    fast, *_ = await ids(hasty)
-    await hasty.check()
-    for number in fast:
-        os.kill(number, signal.SIGSTOP)
-    for _ in fast:
-        with pytest.raises(HTTPException, match="503: No decoder answers"):
-            await hasty.check()
-    await hasty.check()
-    assert not fast & (await ids(hasty))[0]
 
 
 @linux
