@@ -32,12 +32,8 @@ EXPOSE 3000
 …
 ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
 """: f"""\
-# Changed: Heroku ignores EXPOSE and sets $PORT. /metrics is served there too.
-# EXPOSE 3000
-# EXPOSE 3001
-
-# Changed: it starts `bentoml serve`, which needs a writable home directory. Heroku's user has none.
-# ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]
+# Removed: EXPOSE, as Heroku sets $PORT, and BentoML's entry point, as it starts `bentoml serve`,
+# which needs a writable home directory. Heroku's user has none.
 
 # Added: load the app once, which compiles what serving imports, and nothing else.
 RUN cd src && python -c "import gunicorn.app.wsgiapp, gunicorn.workers.gasgi" && \\

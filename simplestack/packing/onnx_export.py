@@ -1,9 +1,7 @@
 """Export a trained model to ONNX, quantize it, and compute the outputs to compare them by."""
 
 import copy
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,9 @@ import onnx
 import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor
 from tqdm import tqdm
 
-from simplestack.files import map_in_threads
 from simplestack.serving import images
 from simplestack.serving.images import Photo
 from simplestack.serving.inference import Floats, OnnxModel, Outputs, softmax
@@ -21,6 +19,7 @@ from simplestack.training.dataset import Photos
 from simplestack.training.evaluate import BATCH
 from simplestack.training.model import Classifier
 
+CPU = torch.device("cpu")
 FLOAT32_BITS = 24  # float32 holds whole numbers of up to so many bits exactly
 ROUNDING_MARGIN = 0.02  # bits, since rounded weights can have a larger sum
 MAX_CHANGED = 0.01  # share of the answers that int8 may change; it may always change one
@@ -51,7 +50,8 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
     """The calibration set, one photo at a time."""
 
     def __init__(self, photos: Photos) -> None:
-        self.inputs = ({"photos": photo} for photo in read_photos(photos, batch=1))
+        batches = photos.batches(torch.arange(len(photos)).split(1), CPU)
+        self.inputs = ({"photos": batch.numpy()} for batch in batches)
 
     def get_next(self) -> dict[str, Photo] | None:
         return next(self.inputs, None)
@@ -110,20 +110,14 @@ def make_first_layer_exact(path: Path) -> None:
     onnx.save(model, path)
 
 
-def read_photos(photos: Photos, batch: int = BATCH) -> Iterator[Photo]:
-    """Yield photos in batches, n×224×224×3 uint8. Raises StackError if one can't be used."""
-    pixels = map_in_threads(lambda name: photos.read(name).pixels.numpy(), photos.names)
-    while chunk := list(itertools.islice(pixels, batch)):
-        yield np.stack(chunk)
-
-
 def outputs_of(
     models: Sequence[Classifier | OnnxModel], photos: Photos
 ) -> list[tuple[Floats, Floats]]:
     """Return the logits, N×C, and the features, N×512, of each model for the same photos."""
     outputs: list[list[tuple[Floats, Floats]]] = [[] for _ in models]
-    batches, total = read_photos(photos), math.ceil(len(photos) / BATCH)
-    for batch in tqdm(batches, "comparing", total, leave=False, disable=None):
+    plan = torch.arange(len(photos)).split(BATCH)
+    batches = photos.batches(plan, CPU)
+    for batch in tqdm(batches, "comparing", len(plan), leave=False, disable=None):
         for parts, model in zip(outputs, models, strict=True):
             logits, _, features = run(model, batch)
             parts.append((logits, features))
@@ -131,12 +125,12 @@ def outputs_of(
     return [(np.concatenate(logits), np.concatenate(features)) for logits, features in columns]
 
 
-def run(model: Classifier | OnnxModel, photos: Photo) -> Outputs:
+def run(model: Classifier | OnnxModel, photos: Tensor) -> Outputs:
     """Run PyTorch's model or an exported one on N photos, as `Classifier.explain`."""
     if isinstance(model, OnnxModel):
-        return model(photos)
+        return model(photos.numpy())
     with torch.inference_mode():
-        logits, maps, features = model.explain(torch.from_numpy(photos))
+        logits, maps, features = model.explain(photos)
     return logits.numpy(), maps.numpy(), features.numpy()
 
 

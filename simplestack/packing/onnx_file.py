@@ -36,7 +36,6 @@ class Exported(NamedTuple):
 
     file: Path
     photos: Photos  # the validation photos first
-    difference: float  # largest, between the logits of PyTorch's model and of its fp32 export
     expected: Floats  # PyTorch's logits, N×C
     logits: Floats  # the file's, N×C
     features: Floats  # the file's, N×512
@@ -92,9 +91,9 @@ def choose_precision(
         )
     reason = onnx_export.reason_against_int8(quantized[0], exact[0], photos.labels.tolist())
     if not reason:
-        return Exported(int8, photos, difference, expected, *quantized)
+        return Exported(int8, photos, expected, *quantized)
     print(f"note: int8 {reason}, so fp32 is packed")
-    return Exported(fp32, photos, difference, expected, *exact)
+    return Exported(fp32, photos, expected, *exact)
 
 
 def describe(
@@ -102,7 +101,7 @@ def describe(
 ) -> Metadata:
     """Return the metadata of an exported model, whose bank are M×512 features."""
     count = len(val := state.photos["val"])
-    expected, logits, features = (outputs[:count] for outputs in exported[3:])
+    expected, logits, features = (outputs[:count] for outputs in exported[2:])
     targets = exported.photos.labels[:count]
     labels = targets.numpy()
     chosen = examples.choose(logits, labels.tolist()) if with_examples else []
@@ -120,8 +119,6 @@ def describe(
         "accuracy_checkpoint": float((expected.argmax(1) == labels).mean()),
         "accuracy_packed": float((logits.argmax(1) == labels).mean()),
         "same_answers": int((logits.argmax(1) == expected.argmax(1)).sum()),
-        "largest_logit_difference_fp32": exported.difference,
-        "largest_logit_difference_packed": float(np.abs(logits - expected).max()),
         "temperature": calibration.fit(torch.from_numpy(logits), targets).temperature,
         "unlike": similarity.threshold(bank, features),
         "examples": [examples.encode(exported.photos.data_dir / val[i]) for i in chosen],

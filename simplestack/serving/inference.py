@@ -47,8 +47,6 @@ class Metadata(TypedDict):
     accuracy_checkpoint: float  # of PyTorch's model on the validation photos, 0 to 1
     accuracy_packed: float  # of this model
     same_answers: int  # validation photos with the same label from both models
-    largest_logit_difference_fp32: float  # between PyTorch's model and its fp32 export
-    largest_logit_difference_packed: float  # between PyTorch's model and this model
     temperature: float  # logits are divided by it before the softmax
     unlike: Unlike
     examples: list[str]  # up to three photos for the page, JPEGs in base64

@@ -106,7 +106,7 @@ class Telemetry:
                 SIMILARITY.observe(record["similarity"])
                 UNLIKE.inc(bool(record["unlike"]))
             # In one write, as all workers write to the same stream.
-            print(json.dumps({**record, "ms": _ms(seconds)}) + "\n", end="", flush=True)
+            print(json.dumps({**record, "ms": round(1000 * seconds, 2)}) + "\n", end="", flush=True)
 
 
 @contextmanager
@@ -115,12 +115,8 @@ def timed(state: State, step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds = time.perf_counter() - started
-    state.record[f"{step}_ms"] = _ms(seconds)
+    state.record[f"{step}_ms"] = round(1000 * seconds, 2)
     STEP_SECONDS.labels(step).observe(seconds)
-
-
-def _ms(seconds: float) -> float:
-    return round(1000 * seconds, 2)
 
 
 def reserve() -> None:

@@ -7,7 +7,6 @@ import math
 import pickle
 import platform
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -136,18 +135,13 @@ class Checkpoint:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Load the state after the last epoch, if there is one. Raises StackError if it can't."""
+        """Load the state after the last epoch, if there is one."""
         if not self.history:
             return
-        try:
-            model.load_state_dict(self.last)
-            optimizer.load_state_dict(self.optimizer)
-            if self.scaler:  # else it was on a device that needs none
-                scaler.load_state_dict(self.scaler)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise StackError(
-                "the checkpoint is damaged: use another one, or train again with `python train.py`"
-            ) from error
+        model.load_state_dict(self.last)
+        optimizer.load_state_dict(self.optimizer)
+        if self.scaler:  # else it was on a device that needs none
+            scaler.load_state_dict(self.scaler)
 
 
 def begin(options: Options) -> Checkpoint:
@@ -204,19 +198,11 @@ def resume(args: Namespace) -> Checkpoint | None:
 
 
 def check_output(path: Path, *, replace: bool) -> None:
-    """Raise StackError if `path` can't be written, or exists and isn't to be replaced."""
+    """Raise StackError if `path` is no checkpoint's, or exists and isn't to be replaced."""
     if path.suffix != SUFFIX:
         raise StackError(f"{path} must end in {SUFFIX}, as checkpoints do")
-    try:
-        if path.exists() and not replace:
-            raise StackError(f"{path} exists: choose another --output, or resume with -c {path}")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise StackError(
-            f"can't write {path} ({error.strerror}): name another place with --output"
-        ) from error
+    if path.exists() and not replace:
+        raise StackError(f"{path} exists: choose another --output, or resume with -c {path}")
 
 
 @contextlib.contextmanager
@@ -224,7 +210,7 @@ def lock(path: Path, rank: int = 0) -> Iterator[None]:
     """Hold the lock file beside a checkpoint, in the process of rank 0 only.
 
     The system releases it when the process ends, however it does. Raises StackError if another
-    process holds it.
+    process holds it, and OSError if the folder can't be written.
     """
     if rank:
         yield

@@ -16,7 +16,6 @@ from simplestack.training import sample
 
 # Left by operating systems, and the placeholder in the tutorial's archive
 IGNORED = {"__macosx", "thumbs.db", "desktop.ini", "imagenotfound.gif"}
-SPLITS = ("train", "val")
 FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 VAL_SHARE = 0.2  # of the photos of each class, if there is no val/
 MAX_IN_WARNING = 10  # files in one warning
@@ -112,7 +111,7 @@ def split_photos(folder: Folder, seed: int) -> Names:
         hashes = hash_photos(folder.path, list(folder.sizes), seed)
         held_out = [hold_out(photos, hashes) for photos in parts[0]]
         parts = [[train for train, _ in held_out], [val for _, val in held_out]]
-    return {split: list(itertools.chain(*part)) for split, part in zip(SPLITS, parts, strict=True)}
+    return {split: list(itertools.chain(*part)) for split, part in zip(FOLDERS, parts, strict=True)}
 
 
 def hash_photos(data_dir: Path, names: list[str], seed: int) -> dict[str, float]:

@@ -43,8 +43,7 @@ def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
     expected, fp32, served = (logits for logits, _ in outputs)
     targets = [["ants", "bees"].index(Path(name).parent.name) for name in state.photos["val"]]
     assert np.abs(softmax(served) - softmax(expected)).max() < 0.05
-    differences = [float(np.abs(logits - expected).max()) for logits in (fp32, served)]
-    assert differences[0] <= 1e-3
+    assert np.abs(fp32 - expected).max() <= 1e-3
     metadata = models[1].metadata
     examples = [Image.open(io.BytesIO(base64.b64decode(x))) for x in metadata.pop("examples")]
     assert [photo.format for photo in examples] == ["JPEG"] * 3
@@ -62,8 +61,6 @@ def test_metadata_says_what_is_packed_and_it_answers_as_pytorch_does(
         "accuracy_checkpoint": (expected.argmax(1) == targets).mean(),
         "accuracy_packed": (served.argmax(1) == targets).mean(),
         "same_answers": (expected.argmax(1) == served.argmax(1)).sum(),
-        "largest_logit_difference_fp32": pytest.approx(differences[0], abs=1e-5),
-        "largest_logit_difference_packed": pytest.approx(differences[1], abs=1e-5),
         "temperature": 1,  # as for all models with few validation photos
         "unlike": {"threshold": None, "reason": "it was trained on fewer than 40 photos"},
     }
