@@ -16,7 +16,7 @@ from simplestack.serving.inference import Floats, Unlike
 from simplestack.training.folders import class_of
 
 MAX_BANK = 1000  # photos, or one for each class: 2 MB
-PERCENTILE = 4.5  # docs/benchmarks.md compares some
+PERCENTILE = 5  # so 95 % of the photos of the classes should pass
 MIN_BANK = 40  # photos: with fewer, the share of a class that is called unlike is chance
 COPY = 0.9999  # minimal similarity of two files with the same photo
 MAX_THRESHOLD = 0.99  # above it, the network can't tell photos apart
