@@ -27,9 +27,10 @@ async function keep() {
   $("status").after(news);
   // Not in Firefox's private windows, nor without https.
   const kept = await navigator.serviceWorker?.register("sw.js").catch(() => null);
+  const isFirst = !navigator.serviceWorker?.controller;
   const tell = () => {
-    if (kept.active && kept.waiting) news.textContent = "A newer version is here: close all tabs of this page, and it answers from the next visit on.";
-    else if (kept.active && !navigator.serviceWorker.controller) news.textContent = "This page works without a network from now on.";
+    if (kept.active && kept.waiting) news.textContent = "A newer version is here: close all tabs of this page, and the next visit gets it.";
+    else if (kept.active && isFirst) news.textContent = "This page works without a network from now on.";
   };
   const follow = () => { kept.installing?.addEventListener("statechange", tell); tell(); };
   kept?.addEventListener("updatefound", follow);
@@ -63,7 +64,7 @@ function offerCamera() {
 
 /** Show the camera and the answers to its frames, one frame at a time, until `signal` or the camera ends it. */
 async function watch(signal, stop) {
-  if (!navigator.mediaDevices) throw new Error("Browsers let only pages with https use the camera.");
+  if (!navigator.mediaDevices) throw new Error("Only pages with https can use the camera.");
   const { classify, load } = await classifier;
   const { metadata } = await load();
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });

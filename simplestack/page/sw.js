@@ -15,9 +15,10 @@ async function download() {
   }));
 }
 
-async function removeOthers() {
+async function begin() {
   const others = (await caches.keys()).filter((name) => name.startsWith(ours) && name !== current);
   await Promise.all(others.map((name) => caches.delete(name)));
+  await clients.claim(); // the page of the first visit
 }
 
 async function answer(request) {
@@ -26,5 +27,5 @@ async function answer(request) {
 }
 
 addEventListener("install", (event) => event.waitUntil(download()));
-addEventListener("activate", (event) => event.waitUntil(removeOthers()));
+addEventListener("activate", (event) => event.waitUntil(begin()));
 addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
