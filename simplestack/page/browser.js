@@ -30,7 +30,7 @@ async function keep() {
   const isFirst = !navigator.serviceWorker?.controller;
   const tell = () => {
     if (kept.active && kept.waiting) news.textContent = "A newer version is here: close all tabs of this page, and the next visit gets it.";
-    else if (kept.active && isFirst) news.textContent = "This page works without a network from now on.";
+    else if (kept.active && isFirst) news.textContent = "This page opens without a network from now on.";
   };
   const follow = () => { kept.installing?.addEventListener("statechange", tell); tell(); };
   kept?.addEventListener("updatefound", follow);

@@ -15,10 +15,10 @@ async function download() {
   }));
 }
 
-async function begin() {
+// Without clients.claim(): Firefox 140 doesn't open a claimed page again where threads are allowed.
+async function removeOthers() {
   const others = (await caches.keys()).filter((name) => name.startsWith(ours) && name !== current);
   await Promise.all(others.map((name) => caches.delete(name)));
-  await clients.claim(); // the page of the first visit
 }
 
 async function answer(request) {
@@ -27,5 +27,5 @@ async function answer(request) {
 }
 
 addEventListener("install", (event) => event.waitUntil(download()));
-addEventListener("activate", (event) => event.waitUntil(begin()));
+addEventListener("activate", (event) => event.waitUntil(removeOthers()));
 addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
