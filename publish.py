@@ -18,6 +18,8 @@ from simplestack import cli
 if __name__ == "__main__":
     cli.start("onnxruntime")
 
+from PIL import Image, ImageDraw
+
 from simplestack.serving import images, not_images, site
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel
@@ -26,6 +28,10 @@ PUBLIC = Path("public")
 PROJECT = Path(__file__).parent
 STATIC = PROJECT / "simplestack/page"
 RUNTIME = PROJECT / "onnxruntime-web-1.30.0.tgz"
+NOT_FOR_VISITS = {"README.md", "sw.js"}
+INSTALLABLE = """
+<link rel="manifest" href="manifest.json">
+<link rel="apple-touch-icon" href="icon-192.png">"""
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PARTS = {  # of ONNX Runtime, with suffixes that every server knows
     "onnxruntime.js": "package/dist/ort.wasm.bundle.min.mjs",
@@ -92,13 +98,43 @@ def write(folder: Path, model: OnnxModel) -> None:
     (folder / "rules.json").write_text(json.dumps(rules))
     (folder / "model.json").write_text(json.dumps(site.model_json(metadata)))
     (folder / "labels.txt").write_text("\n".join((*metadata["classes"], "")))
-    readme, title = folder / "README.md", json.dumps(site.title(metadata["classes"]))
-    readme.write_text(readme.read_text().replace("TITLE", title))
+    title = site.title(metadata["classes"])
+    for name in ("README.md", "manifest.json"):
+        fill_in(folder / name, "TITLE", title)
     page = (PROJECT / "simplestack/serving/web/index.html").read_text()
     page = re.sub("(?s)<script>.*?(?=</script>)", '<script src="browser.js">', page, count=1)
     policy = site.policy_for(page, "'self' 'wasm-unsafe-eval'")
-    tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    policy += "; manifest-src 'self'; worker-src 'self'"
+    tag = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">{INSTALLABLE}'
     (folder / "index.html").write_text(page.replace("<head>", tag, 1))
+    for side in (192, 512):
+        draw_icon().resize((side, side)).save(folder / f"icon-{side}.png")
+    files = files_for_visits(folder)
+    version = site.integrity(json.dumps(files).encode())
+    fill_in(folder / "sw.js", "VERSION_AND_FILES", [version, files])
+
+
+def files_for_visits(folder: Path) -> dict[str, str]:
+    """Return the hash of each file that a visit needs, by its URL; hosts read the others."""
+    paths = sorted(path for path in folder.rglob("[!._]*.*") if path.name not in NOT_FOR_VISITS)
+    files = {str(path.relative_to(folder)): site.integrity(path.read_bytes()) for path in paths}
+    return {**files, "./": files["index.html"]}
+
+
+def fill_in(file: Path, name: str, value: object) -> None:
+    """Write a value as JSON, which YAML and JavaScript contain, in the place of its name."""
+    file.write_text(file.read_text().replace(name, json.dumps(value)))
+
+
+def draw_icon() -> Image.Image:
+    """Draw a photo and the bars of an answer, within the circle that launchers cut out."""
+    icon = Image.new("RGB", (1024, 1024), "#8a5a00")
+    draw = ImageDraw.Draw(icon)
+    draw.rounded_rectangle((232, 232, 792, 792), 60, "white")
+    draw.ellipse((422, 292, 602, 472), "#e2a216")
+    for top, width, colour in ((550, 440, "#e2a216"), (650, 150, "#b0aca0")):
+        draw.rounded_rectangle((292, top, 292 + width, top + 60), 30, colour)
+    return icon
 
 
 if __name__ == "__main__":

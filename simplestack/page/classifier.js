@@ -5,9 +5,11 @@ const SIMD = Uint8Array.of( // a WebAssembly module with a SIMD instruction
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
 const JPEG = "\xff\xd8";
 const TILE = 1024; // pixels, the side of the squares to convert: some browsers limit the size of canvases
+const MAX_THREADS = 4;
 const ONE = 2 ** 22; // the weight 1 in Pillow's fixed-point arithmetic
 const rounded = (number) => Math.round(number * 1e6) / 1e6;
 const text = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+const factor = (side, rules) => Math.max(1, Math.floor(side / (2 * rules.resize)));
 let started;
 
 /** Load the network once; return it with its metadata and rules. Throws an Error with a sentence; the next call tries again. */
@@ -20,7 +22,8 @@ async function start() {
   const [metadata, rules] = await Promise.all(["model.json", "rules.json"].map(async (path) => (await get(path)).json()));
   const [model, wasm] = await Promise.all(Object.entries(rules.integrity).map(
     async ([path, integrity]) => new Uint8Array(await (await get(path, integrity)).arrayBuffer())));
-  ort.env.wasm.numThreads = 1; // more need headers that few static hosts send
+  // Threads share memory, which browsers allow only under the headers in _headers.
+  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
   ort.env.wasm.wasmBinary = wasm;
   return { metadata, rules, session: await ort.InferenceSession.create(model) };
 }
@@ -32,10 +35,11 @@ async function get(path, integrity = "") {
   throw new Error(`The file ${path} can't be loaded${other}: check the connection, and load the page again.`);
 }
 
-/** Return the answer of /predict?explain=1 for an image file. Throws an Error with a sentence. */
-export async function classify(file) {
+/** Return the answer of /predict?explain=1 for an image file or a camera's ImageBitmap. Throws an Error with a sentence. */
+export async function classify(photo) {
   const { metadata, rules, session } = await load();
-  const photos = new ort.Tensor("uint8", await read(file, rules), [1, rules.crop, rules.crop, 3]);
+  const pixels = photo instanceof ImageBitmap ? resize(photo, 1, rules) : await read(photo, rules);
+  const photos = new ort.Tensor("uint8", pixels, [1, rules.crop, rules.crop, 3]);
   const { logits, maps, similarity } = await session.run({ photos });
   const highest = Math.max(...logits.data), best = logits.data.indexOf(highest);
   const exp = Array.from(logits.data, (logit) => Math.exp((logit - highest) / metadata.temperature)), sum = exp.reduce((a, b) => a + b);
@@ -59,13 +63,18 @@ export async function read(file, rules) {
   if (isCutOff(bytes, start)) throw new Error(rules.damaged);
   if (!bitmap) throw new Error("This browser can't read the file as an image: use a JPEG, PNG, WebP, GIF or BMP file.");
   const { width, height } = bitmap, side = Math.min(width, height), million = rules.max_pixels / 1e6;
-  const factor = (pixels) => Math.max(1, Math.floor(pixels / (2 * rules.resize)));
   // The factor by which a JPEG's decoder reduces it in Python.
-  const scale = start.startsWith(JPEG) ? Math.min(8, 2 ** Math.floor(Math.log2(factor(side)))) : 1;
+  const scale = start.startsWith(JPEG) ? Math.min(8, 2 ** Math.floor(Math.log2(factor(side, rules)))) : 1;
   if (width * height > rules.max_pixels * scale ** 2) {
     throw new Error(rules.too_many_pixels.replace(/\{(\w+)\}/g, (_, name) => ({ width, height, million })[name]));
   }
-  const reduction = scale * factor(Math.ceil(side / scale));
+  return resize(bitmap, scale, rules);
+}
+
+/** Resize and crop a bitmap like Pillow, after the reduction by `scale` of its decoder; close it. */
+function resize(bitmap, scale, rules) {
+  const { width, height } = bitmap, side = Math.min(width, height);
+  const reduction = scale * factor(Math.ceil(side / scale), rules);
   const small = reduce(bitmap, reduction);
   bitmap.close();
   const across = weights(width, small.width, side, reduction, rules);

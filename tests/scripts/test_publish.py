@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -10,9 +11,11 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import yaml
 from helpers import code_block
+from PIL import Image
 
 import publish
 from bench import page as bench_page
@@ -21,9 +24,10 @@ from simplestack.serving import images, site
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel, answer
 
-FILES = """.nojekyll README.md browser.js classifier.js examples examples/1.jpg examples/2.jpg
-    examples/3.jpg index.html labels.txt model.json model.onnx onnxruntime.js onnxruntime.wasm
-    rules.json"""
+VISITED = """browser.js classifier.js examples/1.jpg examples/2.jpg examples/3.jpg icon-192.png
+    icon-512.png index.html labels.txt manifest.json model.json model.onnx onnxruntime.LICENSE.txt
+    onnxruntime.js onnxruntime.wasm rules.json"""
+FILES = f".nojekyll README.md _headers examples sw.js {VISITED}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,13 +60,15 @@ def public(packed, model_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("anywhere")
     run_publish(folder, model_file)
     (folder / "public/examples/old.jpg").touch()  # which is no longer shown
+    (folder / "public/old.js").touch()  # of an older page
     (folder / "saved_models").symlink_to(packed)
     assert "hf upload USER/SPACE public . --type space" in run_publish(folder)
     return folder / "public"
 
 
 def test_folder_has_what_a_static_host_needs(public, model_file):
-    assert {str(path.relative_to(public)) for path in public.rglob("*")} == {*FILES.split()}
+    paths = {str(path.relative_to(public)) for path in public.rglob("*")}
+    assert paths == {*FILES.split(), "old.js"}
     assert public.stat().st_mode & 0o777 == 0o755
     assert (public / "model.onnx").read_bytes() == model_file.read_bytes()
     assert (public / "onnxruntime.wasm").read_text() == "onnxruntime.wasm"
@@ -80,6 +86,61 @@ def test_folder_has_what_a_static_host_needs(public, model_file):
     for name in ("model.onnx", "onnxruntime.wasm"):
         assert rules["integrity"].pop(name) == site.integrity((public / name).read_bytes())
     assert not rules["integrity"]
+
+
+def hashed(data):
+    return f"sha256-{base64.b64encode(hashlib.sha256(data).digest()).decode()}"
+
+
+def test_policy_allows_its_scripts_a_manifest_a_service_worker_and_no_more(public):
+    page = (public / "index.html").read_text()
+    policy = re.search('Content-Security-Policy" content="(.*)">', page)[1]
+    (script,) = re.findall("(?s)<script>(.+?)</script>", page)
+    (style,) = re.findall("(?s)<style>(.+?)</style>", page)
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"script-src '{hashed(script.encode())}' 'self' 'wasm-unsafe-eval'",
+        f"style-src '{hashed(style.encode())}'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "manifest-src 'self'",
+        "worker-src 'self'",
+    ]
+
+
+def test_version_is_the_hash_of_all_files_that_a_visit_needs(public, model_file, tmp_path):
+    def version(public):
+        script = (public / "sw.js").read_text()
+        return json.loads(re.search(r"const \[VERSION, FILES\] = (.*);", script)[1])
+
+    name, files = version(public)
+    assert files.pop("./") == files["index.html"]
+    assert files == {path: hashed((public / path).read_bytes()) for path in VISITED.split()}
+    run_publish(tmp_path, model_file)
+    assert version(tmp_path / "public")[0] == name
+    file = shutil.copy(model_file, tmp_path)
+    onnx_file.write_metadata(file, {**OnnxModel(file).metadata, "temperature": 3.0})
+    run_publish(tmp_path, file)
+    assert version(tmp_path / "public")[0] != name
+
+
+def test_manifest_icons_headers_and_the_licence_are_there(public):
+    page = (public / "index.html").read_text()
+    manifest = json.loads((public / "manifest.json").read_text())
+    assert manifest["name"] == "Ants or bees?"
+    assert '<link rel="manifest" href="manifest.json">' in page
+    assert '<link rel="apple-touch-icon" href="icon-192.png">' in page
+    for icon in manifest["icons"]:
+        with Image.open(public / icon["src"]) as image:
+            assert "{}x{}".format(*image.size) == icon["sizes"]
+    headers = yaml.safe_load((public / "README.md").read_text().split("---")[1])["custom_headers"]
+    assert headers.pop("cross-origin-resource-policy") == "cross-origin"
+    written = re.findall(r"^  (\S+): (\S+)$", (public / "_headers").read_text(), re.MULTILINE)
+    assert {name.lower(): value for name, value in written} == headers
+    licence = Path(onnxruntime.__file__).with_name("LICENSE")
+    assert (public / "onnxruntime.LICENSE.txt").read_bytes() == licence.read_bytes()
 
 
 def test_python_of_the_documentation_answers_as_the_service(
@@ -147,7 +208,7 @@ ANSWER = {"label": "ants", "probabilities": {"ants": 0.6, "bees": 0.4}, "similar
 ANSWER |= {"unlike": False, "ms": 9.0}
 MOVED = {**ANSWER, "probabilities": {"ants": 0.63, "bees": 0.37}}
 ERROR = {"error": "damaged"}
-SAME = "^page and service: the same label for"
+SAME = r"^page \(2 threads\) and service: the same label for"
 DIFFERENT = "^error: page and service differ too much: a.jpg$"
 NONE = "^error: there is no photo that both the page and the service can answer$"
 
@@ -167,7 +228,7 @@ def test_check_counts_what_both_can_read_and_fails_where_they_differ(
     capsys, *, first, name, page, service, said
 ):
     try:
-        bench_page.report([(Path("b.jpg"), first, first), (Path(name), page, service)])
+        bench_page.report(2, [(Path("b.jpg"), first, first), (Path(name), page, service)])
         printed = capsys.readouterr().out
     except SystemExit as error:
         printed = str(error)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import warnings
@@ -18,12 +19,14 @@ from helpers import (
     fresh_service,
     python,
     run,
+    wait_until,
     watched_page,
 )
 from PIL import Image, ImageCms
 from playwright.sync_api import expect
 from serving.conftest import in_process
 
+import publish
 from bench import page as bench_page
 from bench.page import CHROMIUM
 from simplestack.packing import bentos, onnx_file
@@ -64,7 +67,9 @@ def public(bento, pictures, tmp_path_factory):
     checked = run(*check, cwd=folder, PYTHONPATH=str(PROJECT))
     assert checked.returncode == 0, checked.stderr
     same = "the same label for 6 of 6 photos that both can read (of 6), and unlike for 6"
-    assert same in checked.stdout
+    threads = min(4, os.cpu_count())
+    for line, count in zip(checked.stdout.splitlines(), (1, threads), strict=True):
+        assert line.startswith(f"page ({count} threads) and service: {same}")
     paths = folder.rglob("*")
     assert all(path.stat().st_size < 25_000_000 for path in paths)  # as hosts limit it
     return folder / "public"
@@ -105,6 +110,69 @@ def test_page_uploads_nothing_answers_without_a_network_and_fits_a_phone(page, p
     page.context.set_offline(False)
 
 
+UPDATED = """async () => {
+  const kept = await navigator.serviceWorker.ready;
+  const states = new Promise((done) => {
+    kept.onupdatefound = () => (kept.installing.onstatechange = ({ target }) => done(target.state));
+  });
+  await kept.update();
+  return states;
+}"""
+NEWER = "A newer version is here: close all tabs of this page, and the next visit gets it."
+
+
+def asked(page, url, photo):
+    """Open the page, and ask about a photo; return its title and the label."""
+    page.goto(url)
+    page.set_input_files("#file", photo)
+    expect(page.locator(".card h2")).to_have_count(1, timeout=30_000)
+    return page.title(), page.locator(".card h2").inner_text()
+
+
+def test_a_version_is_kept_for_visits_without_a_network_until_the_next_one_is_whole(
+    browser, public, photo, tmp_path
+):
+    folder, newer = shutil.copytree(public, tmp_path / "site"), tmp_path / "newer.onnx"
+    shutil.copyfile(public / "model.onnx", newer)
+    metadata = OnnxModel(newer).metadata
+    onnx_file.write_metadata(newer, {**metadata, "classes": ["fourmis", "abeilles"]})
+    with browser.new_context() as context:
+        first, other = context.new_page(), context.new_page()
+        with bench_page.served(folder, isolated=True) as url:
+            title, label = asked(first, url, photo)
+            assert title == "Ants or bees?"
+            expect(first.locator("#news")).to_have_text(
+                "This page opens without a network from now on.", timeout=30_000
+            )
+            session = context.new_cdp_session(first)
+            assert session.send("Page.getAppManifest")["errors"] == []
+            errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+            assert [error["errorId"] for error in errors] == ["in-incognito"]  # as tests open it
+
+            first.reload()  # this visit is the first one that began with the version
+            publish.write(folder, OnnxModel(newer))
+            whole = (folder / "model.onnx").read_bytes()
+            (folder / "model.onnx").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            assert asked(other, url, photo) == (title, label)
+            assert other.evaluate(UPDATED) == "redundant"
+            expect(other.locator("#news")).to_be_empty()
+            (folder / "model.onnx").write_bytes(whole)
+            os.utime(folder / "model.onnx", (0, 0))  # another time than the damaged one's
+            assert asked(other, f"{url}index.html?again", photo) == (title, label)
+            expect(other.locator("#news")).to_have_text(NEWER, timeout=30_000)
+            other.goto(f"{url}..")  # outside of the page, which leaves the first one open
+            waiting = "navigator.serviceWorker.getRegistration('/site/').then((x) => !!x.waiting)"
+            assert other.evaluate(waiting)
+            first.close()
+            wait_until(lambda: not other.evaluate(waiting))
+        # the server is gone
+        title, second_label = asked(other, url, photo)
+        assert title == "Fourmis or abeilles?"
+        assert second_label == {"ants": "fourmis", "bees": "abeilles"}[label]
+        assert other.evaluate(bench_page.LOAD) == min(4, os.cpu_count())
+        assert other.evaluate("caches.keys().then((keys) => keys.length)") == 1
+
+
 def test_similarity_map_and_order_of_an_answer_are_those_of_the_service(page, bento, pictures):
     photos = [path.read_bytes() for path in pictures.glob("val/*/*.jpg")]
     with in_process(bento) as service:
@@ -114,6 +182,63 @@ def test_similarity_map_and_order_of_an_answer_are_those_of_the_service(page, be
         assert said["similarity"] == pytest.approx(expected["similarity"], abs=0.02)
         np.testing.assert_allclose(said["map"], expected["map"], atol=0.1)
         assert [*said][:5] == [*expected][:5]
+
+
+WAYS_TO_STOP = {
+    "button": lambda page: page.get_by_role("button", name="Stop the camera").click(),
+    "button of the card": lambda page: page.get_by_role("button", name="Stop", exact=True).click(),
+    "Escape": lambda page: page.keyboard.press("Escape"),
+    "another tab": lambda page: page.evaluate(
+        """Object.defineProperty(document, "hidden", { value: true });
+        document.dispatchEvent(new Event("visibilitychange"))"""
+    ),
+    "unplugged": lambda page: page.evaluate("track.stop()"),
+}
+
+
+def test_camera_answers_until_it_is_stopped_in_any_way(browser, page):
+    with browser.new_context(permissions=["camera"]) as context:
+        live = context.new_page()
+        live.goto(page.url)
+        shown = live.locator(".card h2")
+        for way, stop in WAYS_TO_STOP.items():
+            live.get_by_role("button", name="Live camera").click()
+            expect(shown).to_have_text(re.compile("^(ants|bees)$"), timeout=30_000)
+            live.evaluate("track = document.querySelector('video').srcObject.getTracks()[0]")
+            live.evaluate("heading = document.querySelector('.card h2')")
+            expect(live.locator(TOLD)).to_have_text(shown.inner_text())
+            wait_until(lambda: not live.evaluate("heading.isConnected"))  # the next answer
+            expect(live.locator(".card dd")).to_have_count(2)
+            stop(live)
+            expect(live.get_by_role("button", name="Live camera")).to_be_visible()
+            expect(live.locator(".card")).to_have_count(0)
+            expect(live.locator(TOLD)).to_have_text("The camera is off.")
+            assert (way, live.evaluate("track.readyState")) == (way, "ended")
+
+
+def test_camera_s_answers_are_an_exponential_moving_average(page):
+    mean = page.evaluate(
+        """average({ probabilities: { ants: 1, bees: 0 }, similarity: 0.5 },
+        { probabilities: { ants: 0, bees: 1 }, similarity: 0.7 })"""
+    )
+    assert mean["probabilities"] == pytest.approx({"ants": 0.7, "bees": 0.3})
+    assert mean["similarity"] == pytest.approx(0.56)
+
+
+def test_camera_that_cannot_be_used_is_one_sentence(browser, page):
+    with browser.new_page() as live:
+        live.goto(page.url)
+        use = live.get_by_role("button", name="Live camera")
+        use.click()
+        expect(live.locator(TOLD)).to_have_text(
+            "The browser doesn't let this page use the camera: allow it in the settings"
+            " beside the page's address.",
+            timeout=30_000,
+        )
+        live.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+        use.click()
+        expect(live.locator(TOLD)).to_have_text("Only pages with https can use the camera.")
+        expect(use).to_be_visible()
 
 
 def drawing(width=500, height=333, mode="RGB"):
