@@ -50,7 +50,7 @@ def add(archive: Path, data_dir: Path) -> None:
             if copy == path:
                 new[label][digest] = path
             else:
-                counts[label, f"in {copy.parent if label in copy.parts else copy} already"] += 1
+                counts[label, f"already there: {copy.parent if label in copy.parts else copy}"] += 1
         for label, files in new.items():
             learned = sorted(digest for digest in files if label and int(digest, 16) % ONE_OF)
             validate = [] if label in known else learned[: max(1, len(learned) // ONE_OF)]
