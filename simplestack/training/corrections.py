@@ -95,5 +95,5 @@ def unpack(archive: Path, folder: Path) -> dict[Path, str]:
 
 def is_left_out(info: zipfile.ZipInfo) -> bool:
     """Return whether a member is a folder, the table, or a file that is ignored everywhere."""
-    parts = {*info.filename.split("/")} - {".."}
-    return info.is_dir() or parts == {"corrections.csv"} or any(map(is_ignored, parts))
+    parts = [x for x in info.filename.split("/") if x[:2] != ".."]
+    return info.is_dir() or parts == ["corrections.csv"] or any(map(is_ignored, parts))
