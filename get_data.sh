@@ -3,6 +3,7 @@
 #
 #   sh get_data.sh             download and unpack them
 #   sh get_data.sh --sample    draw a few pictures instead, for machines without the photos
+#   sh get_data.sh --add ZIP [FOLDER]   add corrections that were downloaded from the page
 #
 #   DATA_URL=…   another ZIP with a folder for each class: a web address, a file:// address or a path
 #   DATA_DIR=…   another folder than data
@@ -16,10 +17,7 @@ dir=${dir%/}
 work=$dir.new.$$ # beside the folder, so that a rename completes it
 part=$dir.zip.part
 
-fail() {
-    echo "error: $1" >&2
-    exit "${2-1}"
-}
+fail() { echo "error: $1" >&2 && exit "${2-1}"; }
 
 unavailable() { fail "$1" 69; } # EX_UNAVAILABLE: run.sh goes on without the photos
 reject() { rm -f "$part" && fail "$url $1"; }
@@ -34,8 +32,7 @@ check_free() {
 
 get_photos() {
     if [ "$(files_in "$dir"/*/)" ] && ! is_sample; then
-        echo "The photos are in $dir/ already."
-        return
+        echo "The photos are in $dir/ already." && return
     fi
     check_free
     need unzip
@@ -78,10 +75,14 @@ unpack() { # sets found, the folder with the class folders, or with train/ and v
     reject "has no class folders, and no train/ and val/: check the address"
 }
 
+with_packages() {
+    project=$(cd "$(dirname "$0")" && pwd)
+    PATH=$project/.venv/bin:$PATH PYTHONPATH=$project "$@"
+}
+
 draw_sample() {
     check_free
-    project=$(cd "$(dirname "$0")" && pwd)
-    PATH=$project/.venv/bin:$PATH PYTHONPATH=$project python3 -m simplestack draw-sample "$work" 2>/dev/null ||
+    with_packages python3 -m simplestack draw-sample "$work" 2>/dev/null ||
         fail "can't draw the pictures: that needs the packages (pip install -r requirements.txt) and room on the disk"
     put "$work"
 }
@@ -103,6 +104,13 @@ case ${1-} in
 --sample)
     is_sample || draw_sample
     echo "The pictures in $dir/ are drawn: they are not photos."
+    ;;
+--add)
+    dir=${3:-$dir}
+    [ -f "${2-}" ] || fail "name the archive: sh get_data.sh --add ZIP [FOLDER]"
+    with_packages python3 -m simplestack add-corrections "$2" "$dir"
+    [ -n "${NO_NEXT+set}" ] || printf '\nNext: %smake run\n' "$([ "$dir" = data ] || echo "DATA_DIR=$(quote "$dir") ")"
+    exit
     ;;
 -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;;
 *) fail "unknown argument $1: see sh get_data.sh --help" ;;

@@ -25,8 +25,8 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
 
-from simplestack.files import write_atomically
-from simplestack.packing import bentos, local_server, onnx_file
+from simplestack.files import before, keep, write_atomically
+from simplestack.packing import bentos, comparison, local_server, onnx_file
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.inference import OnnxModel
 from simplestack.serving.settings import Settings
@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{path} is packed already.")
     else:
         print(f"Packing {path} as {name}")
+        if comparison.belongs(onnx, before(path)):
+            keep(onnx)
         # The old ONNX file belongs to the old Bento, so it stays until the new Bento is built.
         with tempfile.TemporaryDirectory() as folder, write_atomically(onnx) as file:
             exported = onnx_file.export(
@@ -65,9 +67,10 @@ def main(argv: list[str] | None = None) -> None:
             file.write(exported.read_bytes())
             print("building the Bento …")
             bento = bentos.build_bento(name, exported, labels)
+    compared = comparison.compare(path, onnx, state, data_dir)
     # A validation photo: the network hasn't learned from it.
     name = state.photos["val"][-1]
-    show(bento, onnx, data_dir / name, folders.class_of(name, state.classes))
+    show(bento, onnx, data_dir / name, folders.class_of(name, state.classes), compared)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -115,8 +118,11 @@ def has_public_photos(state: Checkpoint, data_dir: Path) -> bool:
     return drawn or TUTORIALS_PHOTO in state.photos["val"]
 
 
-def show(bento: bentoml.Bento, onnx: Path, photo: Path, label: str) -> None:
-    """Classify a photo of some label; print the Bento's metrics, its paths and the next command."""
+def show(bento: bentoml.Bento, onnx: Path, photo: Path, label: str, compared: str = "") -> None:
+    """Classify a photo of some label; print the Bento's metrics, its paths and the next command.
+
+    `compared` is text on the model before, printed last.
+    """
     saved_path = str(Path(bento.path).absolute())  # BENTOML_HOME may be relative
     print("trying it …")
     with local_server.serve(saved_path, API_TOKEN="") as url:
@@ -142,7 +148,7 @@ def show(bento: bentoml.Bento, onnx: Path, photo: Path, label: str) -> None:
         f" {accuracy:.4f} packed ({metadata['precision']}; {format_interval(accuracy, count)});"
         f" the same answer to {metadata['same_answers']} of {count} photos"
         f"\n{confidence}{similarities}\n{name} (correct: {printable(label)}) → {answer}"
-        f"\nONNX file: {onnx}\ntag: {bento.tag}\nsaved path: {saved_path}"
+        f"\nONNX file: {onnx}\ntag: {bento.tag}\nsaved path: {saved_path}{compared}"
     )
     cli.print_next(
         f"bentoml serve {bento.tag.name}:latest"

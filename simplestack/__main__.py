@@ -1,5 +1,6 @@
 """Commands for the shell scripts.
 
+python -m simplestack add-corrections ZIP FOLDER    put corrections into a data folder
 python -m simplestack check-port            fail if another program listens on $PORT
 python -m simplestack draw-sample FOLDER    draw pictures of ants and bees
 python -m simplestack fetch-weights         download the ImageNet weights
@@ -19,12 +20,14 @@ if __name__ == "__main__":
 
 from simplestack.packing import bentos, local_server
 from simplestack.serving import settings
-from simplestack.training import sample
+from simplestack.training import corrections, sample
 
 
 def main(arguments: list[str]) -> None:
     """Run a command; its arguments follow its name. Raises StackError if it fails."""
     match arguments:
+        case ["add-corrections", archive, folder]:
+            corrections.add(Path(archive), Path(folder))
         case ["check-port"]:
             local_server.check_port(settings.read().port)
         case ["draw-sample", folder]:

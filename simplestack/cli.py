@@ -45,8 +45,12 @@ def one_line(
 
 
 def newest(suffix: str, folder: Path = Path("saved_models")) -> Path:
-    """Return the .ckpt or .onnx file that was written last. Raises StackError if there is none."""
-    paths = sorted(folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime)
+    """Return the .ckpt or .onnx file that was written last, but no NAME.before.*.
+
+    Raises StackError if there is none.
+    """
+    there = (path for path in folder.glob(f"*{suffix}") if not path.stem.endswith(".before"))
+    paths = sorted(there, key=lambda path: path.stat().st_mtime)
     if not paths:
         raise StackError(f"{folder}/ has no {suffix} file: run `python {WRITERS[suffix]}` first")
     return paths[-1]

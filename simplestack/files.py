@@ -1,7 +1,8 @@
-"""Files: read in threads, written whole or not at all."""
+"""Files: read in threads, written whole or not at all, kept before they are replaced."""
 
 import contextlib
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,3 +53,14 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def before(path: Path) -> Path:
+    """Return where the file before this one is kept, such as NAME.before.ckpt for NAME.ckpt."""
+    return path.with_suffix(f".before{path.suffix}")
+
+
+def keep(path: Path) -> None:
+    """Copy a file, with its date, to where the one before is kept."""
+    # Several processes may train, and each does this.
+    Path(shutil.copy2(path, f"{path}.{os.getpid()}.part")).replace(before(path))

@@ -18,7 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from simplestack.files import write_atomically
+from simplestack.files import keep, write_atomically
 from simplestack.serving import images
 from simplestack.serving.errors import StackError, printable
 from simplestack.training import folders, model
@@ -163,8 +163,9 @@ def resume(args: Namespace) -> Checkpoint | None:
     """Return the checkpoint that the command line resumes; None for a new run.
 
     It is that of --checkpoint or, with --update, of --output; `args.checkpoint` is then its path.
-    With --update, changed photos or new class weights start a new run, and `args` gets the recorded
-    arguments. Raises StackError if photos have changed and --update is missing.
+    With --update, changed photos or new class weights start a new run: `args` gets the recorded
+    arguments, and a finished checkpoint is kept as NAME.before.ckpt. Raises StackError if photos
+    have changed and --update is missing.
     """
     update = "update" in args and args.output.exists()
     if not update and "checkpoint" not in args:
@@ -191,6 +192,8 @@ def resume(args: Namespace) -> Checkpoint | None:
         reason = reason or f"{path} was trained without --class-weights"
     if reason:
         print(f"{printable(reason)}. Training again.")
+        if state.epoch >= state.arguments["epochs"]:
+            keep(path)
         vars(args).update({**state.arguments, **vars(args)})
         return None
     args.checkpoint = path

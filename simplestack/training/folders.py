@@ -192,8 +192,8 @@ def is_photo(path: Path) -> bool:
 def files_in(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and below, but neither hidden ones nor those of systems."""
     for parent, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not _is_ignored(name))
-        yield from (Path(parent, name) for name in sorted(names) if not _is_ignored(name))
+        below[:] = sorted(name for name in below if not is_ignored(name))
+        yield from (Path(parent, name) for name in sorted(names) if not is_ignored(name))
 
 
 def disclaimer(data_dir: Path, from_scratch: bool) -> str:
@@ -208,11 +208,12 @@ def disclaimer(data_dir: Path, from_scratch: bool) -> str:
     return ""
 
 
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or an operating system's."""
+    return name[:1] == "." or name.lower() in IGNORED
+
+
 def _subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_ignored(p.name))
-
-
-def _is_ignored(name: str) -> bool:
-    return name[0] == "." or name.lower() in IGNORED
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_ignored(p.name))

@@ -15,6 +15,7 @@ import torch
 from helpers import write_pictures
 from trainings import interrupted_in, run_training, same_weights, train_in_process
 
+from simplestack import cli, files
 from simplestack.report import label_check
 from simplestack.report.report import load_best
 from simplestack.serving.errors import StackError
@@ -175,6 +176,7 @@ def test_changed_photos_are_counted_and_trained_on_once(update, run):
     assert not trained
     assert "nothing to do" in said
     write_pictures(run / "photos", 9)
+    finished = RUN.read_bytes()
     (run / "photos" / "bees" / "0.png").unlink()
     write_pictures(run / "photos", 3, ("wasps",))
     (run / "photos" / "ants" / "junk.jpg").write_bytes(b"junk")  # can't be read, is not new again
@@ -182,6 +184,18 @@ def test_changed_photos_are_counted_and_trained_on_once(update, run):
     assert trained
     assert "has changed: 6 new photos, 1 gone, new class wasps. Training again." in said
     assert update()[1] is False
+    assert files.before(RUN).read_bytes() == finished  # the model before
+    assert cli.newest(".ckpt", RUN.parent) == RUN
+
+
+def test_an_unfinished_run_does_not_take_the_place_of_the_model_before(update, run):
+    finished = RUN.read_bytes()
+    for count in (10, 11):
+        write_pictures(run / "photos", count)
+        with interrupted_in(1), pytest.raises(KeyboardInterrupt):
+            update()
+        assert files.before(RUN).read_bytes() == finished
+    assert RUN.read_bytes() != finished
 
 
 def test_a_stopped_update_has_no_old_report_and_before_its_first_epoch_no_way_to_go_on(update, run):

@@ -252,3 +252,26 @@ def test_help_bad_arguments_and_missing_packages_are_explained(tmp_path):
     ):
         assert message in error_line(run("sh", "get_data.sh", argument, cwd=tmp_path))
         assert names(tmp_path) == {"get_data.sh"}
+
+
+def test_corrections_are_added_whole_or_not_at_all_and_the_next_command_is_told(
+    archive, pictures, tmp_path
+):
+    shutil.copytree(pictures, tmp_path / "it's")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        for i, label in enumerate(("ants", "蜜蜂", "蜜蜂", "蜜蜂")):
+            file.writestr(f"{label}/{i}.jpg", f"photo {i + 2}")
+        file.writestr("corrections.csv", "file,answer")
+    before = contents(tmp_path)
+    bad = get(tmp_path, "--add", archive, "it's")
+    assert "isn't added: hymenoptera_data/train/ants/00.jpg is no plain photo" in error_line(bad)
+    none = "error: name the archive: sh get_data.sh --add ZIP [FOLDER]\n"
+    assert get(tmp_path, "--add").stderr == get(tmp_path, "--add", "no.zip").stderr == none
+    assert contents(tmp_path) == before
+    added = get(tmp_path, "--add", "a.zip", "it's")
+    assert (added.returncode, added.stderr) == (0, "")
+    assert added.stdout.endswith("\n\nNext: DATA_DIR='it'\\''s' make run\n")
+    new = sorted(name.rpartition("/")[0] for name in contents(tmp_path).keys() - before.keys())
+    assert new == ["it's.held-out/ants", "it's/train/蜜蜂", "it's/train/蜜蜂", "it's/val/蜜蜂"]
+    again = get(tmp_path, "--add", "a.zip", DATA_DIR="it's", NO_NEXT="yes")
+    assert (again.returncode, "added" in again.stdout, "Next" in again.stdout) == (0, False, False)

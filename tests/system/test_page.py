@@ -1,10 +1,12 @@
 """The page in a real browser, and the programs that it offers."""
 
 import base64
+import csv
 import io
 import re
 import shutil
 import sys
+import zipfile
 
 import helpers
 import numpy as np
@@ -212,3 +214,101 @@ def test_copied_program_works_with_and_without_a_token(
     result = helpers.run(*PROGRAMS[name], code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert re.search(rf"label\W+({labels})", result.stdout)
+
+
+def keep(page, index, label=""):
+    """Correct the answer to a photo, by keyboard only; without a label, it is right."""
+    card = page.locator(".card").nth(index)
+    card.get_by_role("button", name="Right").focus()
+    if label:
+        page.keyboard.press("Tab")
+        known = card.locator("option", has_text=label).count()
+        page.keyboard.type(label if known else "another class")
+        page.keyboard.press("Tab")
+        page.keyboard.type("" if known else label)
+    page.keyboard.press("Enter")
+    expect(card.get_by_role("group", name="Is that right?")).to_contain_text("in this browser")
+    expect(page.get_by_role("status")).to_contain_text(f"Kept in this browser: {label}")
+
+
+def test_corrections_are_made_by_keyboard_and_downloaded_as_a_zip_that_can_be_added(
+    page, pictures, tmp_path
+):
+    photos = sorted(pictures.glob("val/*/*.jpg"))
+    page.set_input_files("#file", photos)
+    expect(page.locator(".card h2")).to_have_count(6, timeout=SLOW)
+    expect(page.locator("#corrections")).to_be_hidden()
+    expect(page.locator("footer")).to_contain_text("until you delete them: none is sent")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    wild = '=蜜蜂 "wild", 大'
+    keep(page, 0)
+    keep(page, 1, "none of these")
+    for index in (2, 3, 4):
+        keep(page, index, wild)
+    keep(page, 1, wild)  # in place of the other correction
+    keep(page, 1, "none of these")
+    card = page.locator(".card").nth(5)
+    for name in ("a/b", "a\\b", ".a", " "):
+        card.get_by_label("No, it is …").select_option("another class …")
+        card.get_by_label("Name of the class").fill(name)
+        page.keyboard.press("Enter")
+        expect(card.locator(".error")).to_contain_text("The name of a class")
+    helpers.check_contrast(page)
+    helpers.check_fits_a_phone(page)
+    page.reload()  # they stay
+    expect(page.locator("#corrections")).to_contain_text("5 corrections in this browser: ")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="download").click()
+    download.value.save_as(tmp_path / "a.zip")
+    assert {url for url in sent if not url.startswith("blob:")} <= {
+        page.url,
+        f"{page.url}model.json",
+        f"{page.url}docs.json",
+        *(f"{page.url}examples/{i}.jpg" for i in (1, 2, 3)),
+    }
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.testzip() is None
+        table = csv.DictReader(io.StringIO(archive.read("corrections.csv").decode()))
+        rows = {row["file"].removeprefix("'"): row for row in table}
+        assert {*rows, "corrections.csv"} == {*archive.namelist()}
+        assert all(info.flag_bits & 0x800 for info in archive.infolist())
+        contents = {archive.read(name) for name in rows}
+    assert contents == {photo.read_bytes() for photo in photos[:5]}
+    assert sorted(row["correction"] for row in rows.values())[:3] == [f"'{wild}"] * 3
+    assert {name.rpartition("/")[0] for name in rows} == {
+        "",
+        wild,
+        *(row["answer"] for name, row in rows.items() if row["correction"] == row["answer"]),
+    }
+    unpacked = tmp_path / "unpacked"
+    result = helpers.run("unzip", "-q", tmp_path / "a.zip", "-d", unpacked, LC_ALL="C.UTF-8")
+    assert (result.returncode, len(list((unpacked / wild).iterdir()))) == (0, 3)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="delete").click()
+    expect(page.locator("#corrections")).to_be_hidden()
+    expect(page.get_by_role("status")).to_have_text("The corrections are deleted.")
+
+
+def test_a_browser_that_cannot_keep_corrections_says_so_and_answers(browser, bentoml_url, photo):
+    refused = "indexedDB.open = () => { throw new DOMException('', 'SecurityError'); }"
+    failing = "indexedDB.open = () => { const x = {}; setTimeout(() => x.onerror()); return x; }"
+    for script, said in (
+        (refused, "This browser can't keep corrections."),
+        (failing, "This browser can't keep corrections."),
+        ("", "This browser has no room for the correction"),
+    ):
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.add_init_script(script)
+            page.on("pageerror", lambda error: pytest.fail(str(error)))
+            opened(page, bentoml_url)
+            if not script:
+                quota = {"origin": bentoml_url, "quotaSize": 1}
+                context.new_cdp_session(page).send("Storage.overrideQuotaForOrigin", quota)
+            for count in (1, 2):
+                page.set_input_files("#file", photo)
+                expect(page.locator(".card h2")).to_have_count(count, timeout=SLOW)
+            page.get_by_role("button", name="Right").first.click()
+            expect(page.locator(".card .error")).to_contain_text(said)
+            expect(page.get_by_role("status")).to_contain_text(said)
