@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -134,7 +135,7 @@ def outputs_of(
 def run(model: Classifier | OnnxModel, photos: Photo) -> Outputs:
     """Run PyTorch's model or an exported one on N photos, as `Classifier.explain`."""
     if isinstance(model, OnnxModel):
-        return model(photos)
+        return cast(Outputs, model(photos, None))  # with features, before similarity is added
     with torch.inference_mode():
         logits, maps, features = model.explain(torch.from_numpy(photos))
     return logits.numpy(), maps.numpy(), features.numpy()

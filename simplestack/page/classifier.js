@@ -36,7 +36,7 @@ async function get(path, integrity = "") {
 export async function classify(file) {
   const { metadata, rules, session } = await load();
   const photos = new ort.Tensor("uint8", await read(file, rules), [1, rules.crop, rules.crop, 3]);
-  const { logits, maps, similarity } = await session.run({ photos });
+  const { logits, maps, similarity } = await session.run({ photos }, ["logits", "maps", "similarity"]);
   const highest = Math.max(...logits.data), best = logits.data.indexOf(highest);
   const exp = Array.from(logits.data, (logit) => Math.exp((logit - highest) / metadata.temperature)), sum = exp.reduce((a, b) => a + b);
   const [, , height, width] = maps.dims;
