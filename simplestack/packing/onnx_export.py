@@ -135,7 +135,7 @@ def outputs_of(
 def run(model: Classifier | OnnxModel, photos: Photo) -> Outputs:
     """Run PyTorch's model or an exported one on N photos, as `Classifier.explain`."""
     if isinstance(model, OnnxModel):
-        return cast(Outputs, model(photos, None))  # with features, before similarity is added
+        return cast(Outputs, model(photos, ("logits", "maps", "features")))
     with torch.inference_mode():
         logits, maps, features = model.explain(torch.from_numpy(photos))
     return logits.numpy(), maps.numpy(), features.numpy()

@@ -11,7 +11,7 @@ from simplestack.training.model import fit_head
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of each class, rounded up
 MAX_FITTED = 20_000  # training photos: of more, SHARES of a random sample
-MIN_DRAWS, MAX_DRAWS = 3, 10
+MIN_DRAWS, MAX_DRAWS = 3, 6
 DRAWN = 5_000  # training photos times draws: of more photos, accuracy depends less on the draw
 
 
@@ -31,7 +31,7 @@ def measure(state: Checkpoint, labels: Tensor, targets: Tensor) -> Curve:
     """
     training, validation = state.features.split([len(labels), len(targets)])
     draws = min(max(MIN_DRAWS, DRAWN // len(labels)), MAX_DRAWS)
-    correct = torch.zeros(draws, len(SHARES), len(targets))
+    correct = torch.zeros(draws, len(SHARES), len(targets), dtype=torch.float64)
     random = torch.Generator().manual_seed(0)
     for draw in range(draws):
         places = torch.zeros(len(labels))  # of each photo in its class, from 0 to 1
@@ -42,7 +42,7 @@ def measure(state: Checkpoint, labels: Tensor, targets: Tensor) -> Curve:
         for i, some in enumerate(drawn[: -1 if draw else None]):
             head = fit_head(training[some], labels[some], len(state.classes))
             with torch.inference_mode():
-                correct[draw, i] = (head(validation).argmax(1) == targets).float()
+                correct[draw, i] = (head(validation).argmax(1) == targets).double()
     correct[1:, -1] = correct[0, -1]  # all photos are drawn in one way only
     groups = [("all", targets >= 0), *((c, targets == i) for i, c in enumerate(state.classes))]
     rows = []
