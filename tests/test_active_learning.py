@@ -26,9 +26,9 @@ def test_uncertain_photos_that_differ_from_each_other_are_chosen():
 
 def test_certain_photos_are_left_out_if_there_are_enough_others(monkeypatch):
     monkeypatch.setattr(active_learning, "CANDIDATES", 2)
-    doubtful = probabilities(0.99, 0.6, 0.7, 0.99, 0.8, 0.55)
-    chosen = active_learning.choose(doubtful, around(0, 6), 2)
-    assert set(chosen) < {1, 2, 4, 5}
+    doubtful = probabilities(0.99, 0.99, 0.6, 0.7, 0.8, 0.55)
+    features = np.vstack([around(1, 2), around(0, 1).repeat(4, 0)])  # the certain ones differ most
+    assert set(active_learning.choose(doubtful, features, 2)) < {2, 3, 4, 5}
 
 
 def test_of_few_photos_all_are_chosen_the_least_certain_first():
