@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -128,7 +129,7 @@ def outputs_of(
 def run(model: Classifier | OnnxModel, photos: Tensor) -> Outputs:
     """Run PyTorch's model or an exported one on N photos, as `Classifier.explain`."""
     if isinstance(model, OnnxModel):
-        return model(photos.numpy())
+        return cast(Outputs, model(photos.numpy(), ("logits", "maps", "features")))
     with torch.inference_mode():
         logits, maps, features = model.explain(photos)
     return logits.numpy(), maps.numpy(), features.numpy()

@@ -32,7 +32,7 @@ def choose(names: list[str], classes: list[str]) -> list[str]:
 
 
 def add_bank(path: Path, bank: Floats) -> None:
-    """Replace a model's output `features` by `similarity`, N: the largest cosine with the bank's.
+    """Insert the output `similarity`, N, before `features`: the largest cosine with the bank's.
 
     The rows of the bank, M×512, have the length 1, as features have.
     """
@@ -43,9 +43,9 @@ def add_bank(path: Path, bank: Floats) -> None:
     cosines = onnx.helper.make_node("MatMul", ["features", "bank"], ["cosines"])
     nearest = onnx.helper.make_node("ReduceMax", ["cosines", "columns"], ["similarity"], keepdims=0)
     graph.node.extend([cosines, nearest])
-    graph.output.remove(next(output for output in graph.output if output.name == "features"))
     kind = onnx.TensorProto.FLOAT
-    graph.output.append(onnx.helper.make_tensor_value_info("similarity", kind, ["batch"]))
+    output = onnx.helper.make_tensor_value_info("similarity", kind, ["batch"])
+    graph.output.insert(len(graph.output) - 1, output)
     onnx.save(model, path)
 
 

@@ -40,7 +40,7 @@ export async function classify(photo) {
   const { metadata, rules, session } = await load();
   const pixels = photo instanceof ImageBitmap ? resize(photo, 1, rules) : await read(photo, rules);
   const photos = new ort.Tensor("uint8", pixels, [1, rules.crop, rules.crop, 3]);
-  const { logits, maps, similarity } = await session.run({ photos });
+  const { logits, maps, similarity } = await session.run({ photos }, ["logits", "maps", "similarity"]);
   const highest = Math.max(...logits.data), best = logits.data.indexOf(highest);
   const exp = Array.from(logits.data, (logit) => Math.exp((logit - highest) / metadata.temperature)), sum = exp.reduce((a, b) => a + b);
   const [, , height, width] = maps.dims;

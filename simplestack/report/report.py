@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from simplestack.files import write_atomically
-from simplestack.report import confidence, figures, label_check
+from simplestack.report import confidence, figures, label_check, learning_curve
 from simplestack.serving.errors import StackError, printable
 from simplestack.serving.site import title
 from simplestack.training import checkpoint, folders
@@ -80,10 +80,13 @@ def write(path: Path) -> Checkpoint:
     val = Photos(data_dir, state.photos["val"], state.classes, whole=False)
     curves = ("accuracy", "loss") if len(state.history) > 1 else ()  # one point is no curve
     probe = RECIPES[state.arguments["recipe"]].linear_probe
+    train = Photos(data_dir, state.photos["train"], state.classes, whole=False)
+    learns = probe and not state.arguments["from_scratch"] and len(state.features)
     details = {
         "charts": [figures.chart(state, name) for name in curves],
         "check": label_check.find(state, data_dir) if len(state.features) else None,
         "features_of": "before fine-tuning" if probe else f"in epoch {state.best_epoch}",
+        "curve": learns and learning_curve.measure(state, train.labels, val.labels),
         "confidence": confidence.measure(state.val_logits, val.labels),
         "skipped": state.skipped,
     }

@@ -18,6 +18,7 @@ from simplestack.serving.errors import StackError
 from simplestack.serving.images import Photo
 
 Floats = NDArray[np.float32]
+ANSWER = ("logits", "maps", "similarity")  # the outputs that `answer` needs
 Outputs = tuple[Floats, Floats, Floats]
 """Logits, N×C; class activation maps, N×C×7×7; similarities to the training photos, N."""
 
@@ -89,9 +90,9 @@ class OnnxModel:
         except (KeyError, ValueError) as error:
             raise self._unusable() from error
 
-    def __call__(self, photos: Photo) -> Outputs:
-        """Return the outputs for photos, N×224×224×3 uint8 RGB."""
-        return cast(Outputs, tuple(self.session.run(None, {"photos": photos})))
+    def __call__(self, photos: Photo, outputs: tuple[str, ...] | None = ANSWER) -> Any:
+        """Return Outputs for photos, N×224×224×3 uint8 RGB; or those named; None: all."""
+        return tuple(self.session.run(outputs, {"photos": photos}))
 
 
 def answer(metadata: Metadata, outputs: Outputs, top_k: int | None = None) -> dict[str, Any]:

@@ -19,11 +19,13 @@ def test_the_model_returns_the_largest_cosine_with_a_row_of_the_bank(exported, t
     rng, path = np.random.default_rng(0), tmp_path / "model.onnx"
     shutil.copy(exported / "fp32.onnx", path)
     photos = rng.integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
-    logits, maps, features = OnnxModel(path)(photos)
+    logits, maps, features = OnnxModel(path)(photos, None)
     assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
     bank = np.vstack([unit(rng.random((5, 512))), features[:1]])
     similarity.add_bank(path, bank)
-    packed = OnnxModel(path)(photos)
+    packed, every = OnnxModel(path)(photos), OnnxModel(path)(photos, None)
+    assert (len(packed), len(every)) == (3, 4)  # the features come last, for predict.py --next
+    assert np.array_equal(every[3], features)
     assert np.array_equal(packed[0], logits)
     assert np.array_equal(packed[1], maps)
     assert np.allclose(packed[2], (features @ bank.T).max(1), atol=1e-6)

@@ -1,6 +1,7 @@
 """The files beside a checkpoint: history, metrics and the page."""
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -189,6 +190,28 @@ def test_a_resumed_run_has_the_report_of_one_that_never_stopped(tmp_path, report
     (tmp_path / "a" / "report.html").unlink()
     report.write(path)
     assert told() == straight
+
+
+def test_the_page_draws_a_learning_curve_or_says_why_there_is_none(report_path, tmp_path):
+    folder, title = report_path.parent.parent / "photos <b>", "Would more photos help?"
+    page = report_path.read_text()
+    assert "that needs 20 validation photos." in section(page, title)
+    state = checkpoint.load(report_path.parent.with_suffix(".ckpt"))
+    for change, reason in (
+        ({"from_scratch": True}, "this training started\nfrom random weights."),
+        ({"recipe": "tutorial"}, "this recipe's network was\ntrained on all of these photos."),
+    ):
+        arguments = {**state.arguments, "data_dir": str(folder), **change}
+        checkpoint.save(tmp_path / "a.ckpt", dataclasses.replace(state, arguments=arguments))
+        report.write(tmp_path / "a.ckpt")
+        assert reason in section((tmp_path / "a" / "report.html").read_text(), title)
+    photos = split_folder(tmp_path / "many", 8, 20)
+    train_in_process(tmp_path / "b.ckpt", "--data-dir", photos, "--freeze")
+    shown = section((tmp_path / "b" / "report.html").read_text(), title)
+    assert shown.count("<svg") == 3  # all, ants and bees
+    assert re.search(
+        r"<p>The last doubling, from \d+ to \d+ training photos, brought .*; of the", shown
+    )
 
 
 def test_other_photos_are_reported_into_a_folder_of_their_own(report_path, tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 import predict
@@ -120,3 +121,40 @@ def test_what_cannot_be_done_is_one_clear_line_before_any_work(
     with pytest.raises(StackError, match=r"saved_models/ has no \.onnx file: run `python saveToB"):
         predict.main([str(folder)])
     assert capsys.readouterr().out == ""
+
+
+def test_next_prints_the_photos_to_label_first_in_the_order_of_choice(folder, monkeypatch, capsys):
+    (alone,) = answers(capsys, folder, "--next", 1)
+    rows = answers(capsys, folder, "--next", 9)
+    every = answers(capsys, folder)
+    assert alone in every
+    assert sorted(row["path"] for row in rows) == [row["path"] for row in every]
+    doubt = [float(row["confidence"]) for row in rows]
+    assert doubt == sorted(doubt)
+    monkeypatch.setattr(predict.active_learning, "choose", lambda *_: [2, 0])
+    chosen = answers(capsys, folder, "--next", 2, "--json")
+    assert [row["path"] for row in chosen] == [every[2]["path"], every[0]["path"]]
+    assert "features" not in chosen[0]
+
+
+def test_next_counts_photos_that_cannot_be_used(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "some")
+    (tmp_path / "some" / "b.jpg").write_text("no photo")
+    assert predict.main([str(tmp_path / "some"), "--next", "9"])
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert printed.err == "photos that can't be used: 1; without --next: why\n"
+    assert not predict.main([str(tmp_path / "some" / "b.jpg"), "--next", "9"])
+
+
+def test_next_needs_a_model_with_features_and_a_number(folder, model_file, tmp_path, capsys):
+    model = onnx.load(model_file)
+    model.graph.output.pop()
+    onnx.save(model, tmp_path / "earlier.onnx")
+    arguments = [str(folder), "--model", str(tmp_path / "earlier.onnx")]
+    assert predict.main(arguments)
+    with pytest.raises(StackError, match=r"earlier.onnx has no features: pack again with python"):
+        predict.main([*arguments, "--next", "2"])
+    with pytest.raises(SystemExit):
+        predict.main([str(folder), "--next", "0"])
+    assert "--next must be at least 1" in capsys.readouterr().err
