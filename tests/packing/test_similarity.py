@@ -70,9 +70,7 @@ def test_the_threshold_is_a_percentile_of_the_training_photos_own_similarities()
     nearest = [max(x @ y for j, y in enumerate(bank) if j != i) for i, x in enumerate(bank)]
     assert sum(x < unlike["threshold"] for x in nearest) == 5  # of 100
     assert unlike["validation_photos_unlike"] == pytest.approx(0.1)
-    assert unlike["chosen_by"].startswith(
-        "percentile 5 of the similarities of 100 training photos"
-    )
+    assert unlike["chosen_by"].startswith("percentile 5 of the similarities of 100 training photos")
     copies = similarity.threshold(np.vstack([bank, bank]), bank)  # which don't raise it
     assert copies["threshold"] == pytest.approx(unlike["threshold"], abs=1e-3)
 
