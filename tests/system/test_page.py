@@ -144,7 +144,7 @@ def test_plain_words_stand_out_on_a_phone_too(page, photo, tmp_path):
     expect(page.locator(".card h2")).to_have_count(1, timeout=SLOW)
     expect(page.locator(".error")).to_contain_text("This is a PDF file", timeout=SLOW)
     page.get_by_label("Show where the network looked").check()
-    for selector in ("h1", "#legend", "#status", "pre", ".copy", "footer a"):
+    for selector in ("h1", "#legend", "#status", "pre", ".program .copy", "footer a"):
         expect(page.locator(selector).first).to_be_visible()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
