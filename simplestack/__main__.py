@@ -17,6 +17,7 @@ from simplestack import cli
 
 if __name__ == "__main__":
     cli.start("bentoml")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in train.py: a report fits probes
 
 from simplestack.packing import bentos, local_server
 from simplestack.serving import settings

@@ -1,6 +1,7 @@
 """The model before beside the new one, on photos that neither was trained on."""
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,14 +45,15 @@ def compare(path: Path, onnx: Path, state: Checkpoint, data_dir: Path) -> str:
                 yield old["label"] in parts, new["label"] in parts, bool(new["unlike"])
 
     kept_out, none = (list(ask(folders.files_in(x))) for x in corrections.beside(data_dir))
+    paths = [shlex.join(map(str, (before(x), x))) for x in (path, onnx)]
     few = ": fewer than ten prove nothing" if len(kept_out) < MIN_KEPT_OUT else ""
     return (
         f"\nbefore and now, {describe([x[:2] for x in ask(data_dir / name for name in names)])}"
         f"\nof {len(kept_out)} corrections kept out, right before: {sum(x for x, *_ in kept_out)},"
         f" now: {sum(x for _, x, _ in kept_out)}{few}"
         f"\nof {len(none)} photos of none of these, called unlike: {sum(x for *_, x in none)}"
-        f"\nto bring the model before back: mv {before(path)} {path} && mv {before(onnx)} {onnx}"
-        f" && python saveToBento.py {path}"
+        f"\nto bring the model before back: mv {paths[0]} && mv {paths[1]}"
+        f" && python saveToBento.py {shlex.quote(str(path))}"
     )
 
 

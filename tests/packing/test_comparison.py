@@ -32,7 +32,7 @@ def test_a_difference_is_judged_by_the_exact_test(both, gained, lost, said):
 @pytest.fixture
 def models(trained, model_file, pictures, tmp_path):
     """A checkpoint and an ONNX file that calls all classes wrong, beside those before."""
-    path = shutil.copy(trained, tmp_path / "a.ckpt")
+    path = shutil.copy(trained, tmp_path / "a b.ckpt")
     onnx, state = path.with_suffix(".onnx"), checkpoint.load(trained)
     old = checkpoint.load(trained)
     old.photos = {**old.photos, "train": state.photos["val"][:2]}  # the others are new to both
@@ -65,8 +65,10 @@ def test_models_are_compared_on_photos_that_neither_learned_and_on_corrections(m
     assert (
         ": fewer than ten prove nothing\nof 1 photos of none of these, called unlike: 0\n" in text
     )
-    kept = [path.with_name(f"a.before.{x}") for x in ("ckpt", "onnx")]
-    command = f"mv {kept[0]} {path} && mv {kept[1]} {onnx} && python saveToBento.py {path}"
+    kept = [path.with_name(f"a b.before.{x}") for x in ("ckpt", "onnx")]
+    command = (
+        f"mv '{kept[0]}' '{path}' && mv '{kept[1]}' '{onnx}' && python saveToBento.py '{path}'"
+    )
     assert text.endswith(f"back: {command}")
 
 

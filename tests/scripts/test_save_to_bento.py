@@ -12,6 +12,7 @@ import pytest
 from helpers import ODD_NAME, fresh_service, odd_names
 
 import saveToBento
+from simplestack import files
 from simplestack.packing import bentos, dockerfile, local_server, onnx_file
 from simplestack.serving.errors import StackError
 from simplestack.serving.inference import OnnxModel
@@ -103,6 +104,16 @@ def test_a_bento_or_an_onnx_file_that_is_not_whole_is_packed_anew(pack, tmp_path
         (folder / name).rename(tmp_path / f"removed-{name}")
         assert pack().startswith("Packing")
         assert pack() == f"{tmp_path}/a.ckpt is packed already."
+
+
+def test_the_onnx_file_of_the_checkpoint_before_is_kept(pack, tmp_path):
+    pack("--examples")
+    pack("--no-examples")
+    assert not (tmp_path / "a.before.onnx").exists()  # the old one was of the same checkpoint
+    packed = (tmp_path / "a.onnx").read_bytes()
+    files.keep(tmp_path / "a.ckpt")  # as train.py does before it trains anew
+    pack("--examples")
+    assert (tmp_path / "a.before.onnx").read_bytes() == packed
 
 
 def left_behind(folder):
