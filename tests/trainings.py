@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import train
-from simplestack.report import report
+from simplestack.report import learning_curve, report
 from simplestack.training import checkpoint, model
 from simplestack.training.checkpoint import Checkpoint
 from simplestack.training.options import parse_arguments
@@ -47,9 +47,13 @@ class SmallResNet(ResNet):
 
 @contextmanager
 def small_network(torch_home):
-    """Let a small network, with random weights, take the place of ResNet-18 and ImageNet's."""
+    """Let a small network, with random weights, take the place of ResNet-18 and ImageNet's.
+
+    Its learning curve has one draw.
+    """
     with pytest.MonkeyPatch.context() as replaced:
         replaced.setattr(model, "resnet18", SmallResNet)
+        replaced.setattr(learning_curve, "MAX_DRAWS", 1)
         replaced.setenv("TORCH_HOME", str(write_weights(torch_home)))
         yield
 
