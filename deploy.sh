@@ -8,7 +8,7 @@ READY_WITHIN=${READY_WITHIN:-90} # seconds; Heroku gives up on a dyno after 60 (
 HOST=${HEROKU_HOST:-heroku.com}
 usage="sh deploy.sh APP [NAME] [--yes | --dry-run]"
 
-fail() { echo "error: $*" >&2 && exit 1; }
+fail() { echo "error: $*" >&2; exit 1; }
 
 has() { command -v "$1" >/dev/null; }
 

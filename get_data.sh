@@ -17,7 +17,7 @@ dir=${dir%/}
 work=$dir.new.$$ # beside the folder, so that a rename completes it
 part=$dir.zip.part
 
-fail() { echo "error: $1" >&2 && exit "${2-1}"; }
+fail() { echo "error: $1" >&2; exit "${2-1}"; }
 
 unavailable() { fail "$1" 69; } # EX_UNAVAILABLE: run.sh goes on without the photos
 reject() { rm -f "$part" && fail "$url $1"; }

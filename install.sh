@@ -12,7 +12,7 @@ file=${1:-requirements.txt}
 
 install() { "${VENV:-.venv}/bin/python" -m pip install --disable-pip-version-check "$@"; }
 
-fail() { echo "error: can't install the packages of $file$1. Check the connection, then run this again" >&2 && exit 1; }
+fail() { echo "error: can't install the packages of $file$1. Check the connection, then run this again" >&2; exit 1; }
 
 index=
 [ "$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null ||

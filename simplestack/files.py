@@ -62,5 +62,9 @@ def before(path: Path) -> Path:
 
 def keep(path: Path) -> None:
     """Copy a file, with its date, to where the one before is kept."""
-    # Several processes may train, and each does this.
-    Path(shutil.copy2(path, f"{path}.{os.getpid()}.part")).replace(before(path))
+    part = Path(f"{path}.{os.getpid()}.part")  # several processes may train, and each does this
+    try:
+        shutil.copy2(path, part)
+        part.replace(before(path))
+    finally:  # also if the disk is full
+        part.unlink(missing_ok=True)

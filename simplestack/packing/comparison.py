@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from tqdm import tqdm
+
 from simplestack.files import before
 from simplestack.packing.bentos import hash_files
 from simplestack.serving import images
@@ -37,7 +39,7 @@ def compare(path: Path, onnx: Path, state: Checkpoint, data_dir: Path) -> str:
 
     def ask(photos: Iterable[Path]) -> Iterator[tuple[bool, bool, bool]]:
         """Yield whether each model is right, and whether the new one calls the photo unlike."""
-        for photo in photos:
+        for photo in tqdm([*photos], "comparing", leave=False, disable=None):
             with suppress(StackError):  # it can't be read: training leaves such out, too
                 pixels = images.read(photo.read_bytes())[None]
                 old, new = (answer(model.metadata, model(pixels)) for model in models)
