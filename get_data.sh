@@ -106,7 +106,7 @@ case ${1-} in
     echo "The pictures in $dir/ are drawn: they are not photos."
     ;;
 --add)
-    dir=${3:-$dir}
+    dir=${3:-$dir} dir=${dir%/}
     [ -f "${2-}" ] || fail "name the archive: sh get_data.sh --add ZIP [FOLDER]"
     with_packages python3 -m simplestack add-corrections "$2" "$dir"
     [ -n "${NO_NEXT+set}" ] || printf '\nNext: %smake run\n' "$([ "$dir" = data ] || echo "DATA_DIR=$(quote "$dir") ")"

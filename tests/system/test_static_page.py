@@ -106,6 +106,8 @@ def test_page_uploads_nothing_answers_without_a_network_and_fits_a_phone(page, p
     page.set_input_files("#file", photo)
     expect(page.locator(".card h2")).to_have_text([re.compile("^(ants|bees)$")] * 2, timeout=20_000)
     expect(page.locator(".card canvas").first).to_be_visible()
+    page.get_by_role("button", name="Right").first.click()
+    expect(page.locator("#count")).to_have_text("1 correction")
     check_fits_a_phone(page)
     page.context.set_offline(False)
 
