@@ -154,6 +154,15 @@ def test_predict_ends_quietly_if_nobody_reads_on(running):
     assert running.wait() == -signal.SIGPIPE
 
 
+def test_packing_on_a_full_disk_is_one_clear_line_and_leaves_nothing_behind(steps):
+    folder, *_ = steps
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    pack = f"ulimit -f 2000; exec {sys.executable} {PROJECT}/saveToBento.py --no-examples"  # 1 MB
+    result = run("sh", "-c", pack, cwd=folder, BENTOML_HOME="home")
+    assert "File too large" in error_line(result)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == left
+
+
 def test_no_answer_and_a_full_disk_are_failures_of_predict(model_file, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"junk")
     command = [*PREDICT, model_file, tmp_path]
