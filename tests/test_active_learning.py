@@ -31,6 +31,18 @@ def test_certain_photos_are_left_out_if_there_are_enough_others(monkeypatch):
     assert set(active_learning.choose(doubtful, features, 2)) < {2, 3, 4, 5}
 
 
+def test_small_groups_have_a_photo_each_beside_a_large_one():
+    sizes = {0: 60, 1: 3, 2: 3, 3: 3}
+    features = np.vstack([around(axis, 1).repeat(size, 0) for axis, size in sizes.items()])
+    chosen = active_learning.choose(probabilities(*[0.6] * 69), features, 4)
+    assert sorted((i - 57) // 3 for i in chosen if i >= 60) == [1, 2, 3]
+
+
+def test_the_least_certain_photo_has_the_smallest_margin_between_two_classes():
+    doubtful = np.array([[0.6, 0.4, 0], [0.38, 0.32, 0.3], [0.5, 0.47, 0.03]])
+    assert active_learning.choose(doubtful, around(0, 3), 3) == [2, 1, 0]
+
+
 def test_of_few_photos_all_are_chosen_the_least_certain_first():
     assert active_learning.choose(probabilities(0.9, 0.6, 0.7), around(0, 3), 12) == [1, 2, 0]
 

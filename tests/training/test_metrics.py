@@ -33,7 +33,7 @@ def test_the_confidence_interval_is_wilsons_and_never_leaves_0_to_1():
         ([0.82, 0.88] * 2, [1, 0] * 2, 0.35),  # in one
         ([0.7, 0.79], [1, 0], 0.245),
         ([0.0, 0.09], [0, 1], 0.455),
-        ([0.92, 1.0], [0, 1], 0.46),  # the last bin has both
+        ([0.92, 1.0], [1, 0], 0.46),  # the last bin has both
     ],
 )
 def test_calibration_error_is_the_distance_of_confidence_from_accuracy(confidence, correct, error):
