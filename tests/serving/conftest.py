@@ -6,6 +6,7 @@ from functools import partial
 
 import bentoml
 import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
 from helpers import fresh_service
 from starlette.testclient import TestClient
 
@@ -16,8 +17,11 @@ def in_process(bento, **settings):
     with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings(action="ignore"):
         for name, value in settings.items():
             environment.setenv(name, value)
-        with fresh_service(), TestClient(bentoml.load(str(bento)).to_asgi()) as client:
-            yield client
+        try:
+            with fresh_service(), TestClient(bentoml.load(str(bento)).to_asgi()) as client:
+                yield client
+        finally:  # loading has replaced it by the Bento's own
+            BentoMLContainer.model_store.reset()
 
 
 @pytest.fixture(scope="module")
