@@ -107,6 +107,7 @@ case ${1-} in
     ;;
 --add)
     dir=${3:-$dir} dir=${dir%/}
+    ! is_sample || fail "$dir has drawn pictures, which are replaced by photos: add corrections to those"
     [ -f "${2-}" ] || fail "name the archive: sh get_data.sh --add ZIP [FOLDER]"
     with_packages python3 -m simplestack add-corrections "$2" "$dir"
     [ -n "${NO_NEXT+set}" ] || printf '\nNext: %smake run\n' "$([ "$dir" = data ] || echo "DATA_DIR=$(quote "$dir") ")"

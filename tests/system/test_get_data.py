@@ -262,6 +262,9 @@ def test_corrections_are_added_whole_or_not_at_all_and_the_next_command_is_told(
         for i, label in enumerate(("ants", "蜜蜂", "蜜蜂", "蜜蜂")):
             file.writestr(f"{label}/{i}.jpg", f"photo {i + 2}")
         file.writestr("corrections.csv", "file,answer")
+    drawn = get(tmp_path, "--add", "a.zip", "it's")  # `make run` would replace them
+    assert "it's has drawn pictures" in error_line(drawn)
+    (tmp_path / "it's/SAMPLE.txt").unlink()
     before = contents(tmp_path)
     bad = get(tmp_path, "--add", archive, "it's")
     assert "isn't added: hymenoptera_data/train/ants/00.jpg is no plain photo" in error_line(bad)
