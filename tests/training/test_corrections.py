@@ -173,6 +173,14 @@ def test_a_new_class_needs_a_photo_to_train_and_one_to_validate(layout):
         assert contents(folder) == before
 
 
+def test_beside_train_and_val_no_class_is_called_so(tmp_path):
+    folder = split_folder(tmp_path / "data")
+    before = contents(folder)
+    with pytest.raises(StackError, match="a class can't be called val"):
+        add(folder, {f"val/{i}.png": photo for i, photo in enumerate(photos(3))})
+    assert contents(folder) == before
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_ends_it_half_way_leaves_everything_as_it_was(layout, monkeypatch, error):
     folder, before = layout[0], contents(layout[0])
