@@ -109,7 +109,7 @@ def test_a_bento_or_an_onnx_file_that_is_not_whole_is_packed_anew(pack, tmp_path
         folder = tmp_path if name == "a.onnx" else Path(bentos.latest("another").path)
         (folder / name).rename(tmp_path / f"removed-{name}")
         assert pack().startswith("Packing")
-    assert pack() == f"{tmp_path}/a.ckpt is packed already."
+        assert pack() == f"{tmp_path}/a.ckpt is packed already."
 
 
 def test_the_onnx_file_of_the_checkpoint_before_is_kept(pack, tmp_path):
