@@ -51,10 +51,10 @@ def add(archive: Path, data_dir: Path) -> None:
                 new[label][digest] = path
             else:
                 counts[label, f"already there: {copy.parent if label in copy.parts else copy}"] += 1
+        if taken := data.taken(new):
+            reason = f"in {data_dir}, a class can't be called {taken.pop()}"
+            raise StackError(f"{archive} isn't added: {reason}")
         for label, files in new.items():
-            if len(data.roots) > 1 and label in {root.name for root in data.roots}:
-                reason = f"in {data_dir}, a class can't be called {label}"
-                raise StackError(f"{archive} isn't added: {reason}")
             learned = sorted(digest for digest in files if label and int(digest, 16) % ONE_OF)
             validate = [] if label in known else learned[: max(1, len(learned) // ONE_OF)]
             if label not in known and learned == validate:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,9 +50,13 @@ class Folder:
                 f"{self.roots[0]} and {self.roots[-1]} must have the same class folders:"
                 f" {', '.join(sorted(first ^ last))} is in one of them only"
             )
-        if len(self.roots) > 1 and (ambiguous := {root.name for root in self.roots} & first):
-            raise StackError(f"a class can't be called {ambiguous.pop()} there: rename its folders")
+        if taken := self.taken(first):
+            raise StackError(f"a class can't be called {taken.pop()} there: rename its folders")
         return list(first)
+
+    def taken(self, names: Iterable[str]) -> set[str]:
+        """Return the names that can't be classes, as folders of splits have them."""
+        return {root.name for root in self.roots if len(self.roots) > 1} & {*names}
 
 
 def scan(data_dir: Path) -> Folder:
